@@ -1,0 +1,76 @@
+//! What this machine and this caller allow: read once, then plain data.
+//!
+//! [`HostFacts`] holds readings, never decisions: those are `plan`'s. It is serialisable, so that a host is a fixture
+//! file in a test. The readers (`probe`) and the parsers (`parse_*(&str)`) are kept apart.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A run of consecutive ids, `start..start + count`, in the numbering of the caller's own user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The first id.
+    pub start: u32,
+    /// How many ids; never 0, and `start + count` never exceeds 2^32 - 1.
+    pub count: u32,
+}
+
+/// One line of `/proc/self/uid_map` or `gid_map` (user_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapLine {
+    /// The first id in this user namespace.
+    pub inside: u32,
+    /// The first id in the parent user namespace.
+    pub outside: u32,
+    /// How many ids.
+    pub count: u32,
+}
+
+/// Soft and hard limit of one resource, as getrlimit(2) gives them; `u64::MAX` is unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// The limit in force.
+    pub soft: u64,
+    /// The ceiling of the soft limit.
+    pub hard: u64,
+}
+
+/// Everything `plan` needs to know about the caller and the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Effective uid, in the caller's own user namespace.
+    pub uid: u32,
+    /// Effective gid, in the caller's own user namespace.
+    pub gid: u32,
+    /// The account's name, if there is one.
+    pub user_name: Option<String>,
+    /// Whether the caller is in a user namespace other than the initial one.
+    pub in_user_namespace: bool,
+    /// Whether CAP_SYS_ADMIN is effective in the caller's user namespace.
+    pub sys_admin: bool,
+    /// `/proc/self/uid_map`.
+    pub uid_map: Vec<MapLine>,
+    /// `/proc/self/gid_map`.
+    pub gid_map: Vec<MapLine>,
+    /// Whether `/proc/self/setgroups` says `allow`.
+    pub setgroups_allowed: bool,
+    /// Subordinate uids, non-overlapping, in the order of the source.
+    pub subuid: Vec<IdRange>,
+    /// Subordinate gids, non-overlapping, in the order of the source.
+    pub subgid: Vec<IdRange>,
+    /// What was skipped while the ranges were read, and why.
+    pub subid_notes: Vec<String>,
+    /// newuidmap(1), if it is in one of the safe directories.
+    pub newuidmap: Option<PathBuf>,
+    /// newgidmap(1), if it is in one of the safe directories.
+    pub newgidmap: Option<PathBuf>,
+    /// The capability bounding set of the caller, one bit a capability (capabilities(7)).
+    pub bounding_set: u64,
+    /// The highest capability number this kernel knows.
+    pub last_capability: u8,
+    /// The caller's resource limits by their `RLIMIT_…` name.
+    pub limits: BTreeMap<String, Limit>,
+}

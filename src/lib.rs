@@ -1,0 +1,14 @@
+//! lodger: an OCI container runtime for people without root.
+//!
+//! `cli` reads the command line, `bundle` the configuration, `host` what this machine allows; `plan` decides, as pure
+//! data; `userns` and `spawn` act outside the container, `init` inside it, `state` remembers. Only `sys` holds unsafe code.
+#![deny(unsafe_code)]
+
+pub mod bundle;
+pub mod host;
+pub mod plan;
+#[allow(
+    unsafe_code,
+    reason = "the one room for system calls and the unsafe they need"
+)]
+pub mod sys;

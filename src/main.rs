@@ -1,0 +1,4 @@
+//! The lodger program.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,344 @@
+//! The plan: what will be done for one container, decided before anything is touched.
+//!
+//! `Plan::compute` turns a `Bundle` and `HostFacts` into plain data. It does no I/O and is deterministic, so the
+//! same JSON is documentation (`lodger plan`), golden test and bug report. What is adapted for want of privilege is in
+//! [`Plan::notes`]; what cannot be done is a list of problems, never an omission.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::IdRange;
+
+/// Everything that will be done for one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The user namespaces to make or to use.
+    pub user_namespace: UserNamespace,
+    /// The other namespaces to make new, in the order of [`Namespace`].
+    pub namespaces: Vec<Namespace>,
+    /// The root filesystem.
+    pub root: Root,
+    /// Mounts, in the order they are made.
+    pub mounts: Vec<Mount>,
+    /// Device nodes to bind from the host.
+    pub devices: Vec<Device>,
+    /// Symbolic links to make in /dev, after the mounts.
+    pub links: Vec<Link>,
+    /// Paths to hide; each is absolute in the container. Missing ones are passed over (config-linux.md).
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths to make read-only; each is absolute in the container. Missing ones are passed over.
+    pub readonly_paths: Vec<PathBuf>,
+    /// Kernel parameters to write.
+    pub sysctl: Vec<Sysctl>,
+    /// Host name to set in the new UTS namespace.
+    pub hostname: Option<String>,
+    /// NIS domain name to set in the new UTS namespace.
+    pub domainname: Option<String>,
+    /// The container's process.
+    pub process: Process,
+    /// The config's annotations, for `state`.
+    pub annotations: BTreeMap<String, String>,
+    /// What is adapted, and why: shown once at `create`.
+    pub notes: Vec<Note>,
+}
+
+/// An adaptation of what the config asks, said aloud.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// JSON pointer (RFC 6901) to the property concerned.
+    pub property: String,
+    /// What was done instead, and why.
+    pub reason: String,
+    /// What the reader can do about it.
+    pub remedy: String,
+}
+
+/// How the container gets its user namespace ("C" in the documentation).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum UserNamespace {
+    /// The caller is in a user namespace already and holds CAP_SYS_ADMIN there, and the config asks for none.
+    Inherit,
+    /// A new one, made from the outer one.
+    New {
+        /// The namespace in which C is made.
+        outer: Outer,
+        /// C's uid map. `host_id` is an id of the caller's own user namespace; no line crosses two of the outer's extents.
+        uid_map: Vec<IdMapping>,
+        /// C's gid map, likewise.
+        gid_map: Vec<IdMapping>,
+        /// Whether setgroups(2) stays allowed. `deny` must be written where it does not.
+        setgroups: bool,
+    },
+}
+
+/// The outer user namespace ("O"): an identity map of exactly the caller's own ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Outer {
+    /// The caller's present user namespace is O: maps are written directly from it.
+    Current,
+    /// Made with unshare(2) and mapped by newuidmap(1) and newgidmap(1): own id first, then the ranges.
+    Helpers {
+        /// Absolute path of newuidmap.
+        newuidmap: PathBuf,
+        /// Absolute path of newgidmap.
+        newgidmap: PathBuf,
+        /// The uids of O.
+        uids: Vec<IdRange>,
+        /// The gids of O.
+        gids: Vec<IdRange>,
+    },
+    /// Made with unshare(2) and mapped by itself: only the caller's own ids, setgroups(2) denied.
+    SingleId {
+        /// The caller's uid.
+        uid: u32,
+        /// The caller's gid.
+        gid: u32,
+    },
+}
+
+/// One line of an id map (config-linux.md, "User namespace mappings").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// The first id in the container.
+    pub container_id: u32,
+    /// The first id in the caller's user namespace.
+    pub host_id: u32,
+    /// How many ids.
+    pub size: u32,
+}
+
+/// Namespaces that are made new, besides the user namespace (namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Namespace {
+    /// mount_namespaces(7); always made.
+    Mount,
+    /// pid_namespaces(7).
+    Pid,
+    /// ipc_namespaces(7).
+    Ipc,
+    /// uts_namespaces(7).
+    Uts,
+    /// network_namespaces(7).
+    Network,
+    /// time_namespaces(7).
+    Time,
+    /// cgroup_namespaces(7).
+    Cgroup,
+}
+
+/// The root filesystem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Absolute path on the host.
+    pub path: PathBuf,
+    /// Whether the root mount becomes read-only.
+    pub readonly: bool,
+    /// Propagation of the root mount once it is the root (`linux.rootfsPropagation`).
+    pub propagation: Option<Propagation>,
+}
+
+/// Mount propagation (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Propagation {
+    /// The type.
+    pub kind: PropagationKind,
+    /// Whether it applies to the mounts beneath too.
+    pub recursive: bool,
+}
+
+/// The four propagation types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PropagationKind {
+    /// MS_SHARED.
+    Shared,
+    /// MS_SLAVE.
+    Slave,
+    /// MS_PRIVATE.
+    Private,
+    /// MS_UNBINDABLE.
+    Unbindable,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// JSON pointer to the mount in config.json, for messages.
+    pub property: String,
+    /// Absolute path in the container.
+    pub destination: PathBuf,
+    /// What is mounted.
+    pub source: MountSource,
+    /// Attributes of the mount itself.
+    pub attributes: Attributes,
+    /// Attributes of the mount and all beneath it (the `r…` options).
+    pub recursive_attributes: Attributes,
+    /// Propagation changes, in order.
+    pub propagation: Vec<Propagation>,
+    /// Whether a symbolic link on the way to the destination is refused (/proc, /sys and /dev: CVE-2025-54867).
+    pub no_symlinks: bool,
+    /// Whether the destination may lie inside procfs (lxcfs-style files only: CVE-2019-16884).
+    pub inside_proc: bool,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum MountSource {
+    /// A bind mount. Whether it is a file or a directory is seen by the executor, from the opened source.
+    Bind {
+        /// Absolute path on the host.
+        source: PathBuf,
+        /// Whether the mounts beneath come along (`rbind`).
+        recursive: bool,
+    },
+    /// A new filesystem instance, configured with fsconfig(2).
+    Filesystem {
+        /// The filesystem type.
+        fstype: String,
+        /// The source string, for filesystems that show one.
+        source: String,
+        /// Superblock flags by their fsconfig(2) names (`ro`, `sync`, `dirsync`, `lazytime`, …).
+        flags: Vec<String>,
+        /// Superblock options; `None` is a flag without a value.
+        options: Vec<(String, Option<String>)>,
+    },
+}
+
+/// Mount attributes to set and to clear (mount_setattr(2)).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// Attributes to set.
+    pub set: Vec<Attribute>,
+    /// Attributes to clear; none is also in `set`.
+    pub clear: Vec<Attribute>,
+    /// The access time policy, if one is asked for.
+    pub atime: Option<Atime>,
+}
+
+/// A mount attribute that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attribute {
+    /// MOUNT_ATTR_RDONLY.
+    Ro,
+    /// MOUNT_ATTR_NOSUID.
+    Nosuid,
+    /// MOUNT_ATTR_NODEV.
+    Nodev,
+    /// MOUNT_ATTR_NOEXEC.
+    Noexec,
+    /// MOUNT_ATTR_NODIRATIME.
+    Nodiratime,
+    /// MOUNT_ATTR_NOSYMFOLLOW.
+    Nosymfollow,
+}
+
+/// Access time policy of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Atime {
+    /// MOUNT_ATTR_RELATIME.
+    Relatime,
+    /// MOUNT_ATTR_NOATIME.
+    Noatime,
+    /// MOUNT_ATTR_STRICTATIME.
+    Strictatime,
+}
+
+/// A device node, bound from the host because mknod(2) is refused in a user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute path, in the container and on the host.
+    pub path: PathBuf,
+    /// Major number the host's node must have.
+    pub major: u32,
+    /// Minor number the host's node must have.
+    pub minor: u32,
+}
+
+/// A symbolic link to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Absolute path of the link in the container.
+    pub path: PathBuf,
+    /// What it says.
+    pub target: PathBuf,
+    /// Whether something else in its place is removed first.
+    pub replace: bool,
+}
+
+/// A kernel parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sysctl {
+    /// The key as the config has it.
+    pub key: String,
+    /// The path beneath /proc/sys.
+    pub path: PathBuf,
+    /// The value.
+    pub value: String,
+}
+
+/// The process to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Program and arguments; at least one.
+    pub args: Vec<String>,
+    /// The environment, `NAME=value`. HOME is added from the container's passwd file where it is missing.
+    pub env: Vec<String>,
+    /// Absolute working directory.
+    pub cwd: PathBuf,
+    /// uid in the container.
+    pub uid: u32,
+    /// gid in the container.
+    pub gid: u32,
+    /// Supplementary groups in the container. `None`: setgroups(2) is denied and the caller's groups stay.
+    pub additional_gids: Option<Vec<u32>>,
+    /// umask, if one is given.
+    pub umask: Option<u32>,
+    /// The capability sets.
+    pub capabilities: Capabilities,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// Whether no_new_privs is set (PR_SET_NO_NEW_PRIVS(2const)).
+    pub no_new_privileges: bool,
+    /// oom_score_adj to write, if one is given.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// The five capability sets, one bit a capability (capabilities(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// The bounding set.
+    pub bounding: CapabilitySet,
+    /// The effective set.
+    pub effective: CapabilitySet,
+    /// The permitted set.
+    pub permitted: CapabilitySet,
+    /// The inheritable set.
+    pub inheritable: CapabilitySet,
+    /// The ambient set.
+    pub ambient: CapabilitySet,
+}
+
+/// One resource limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// The `RLIMIT_…` name.
+    pub name: String,
+    /// The kernel's number of it (getrlimit(2)).
+    pub resource: u32,
+    /// Soft limit; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is unlimited.
+    pub hard: u64,
+}
+
+mod capability;
+pub use capability::CapabilitySet;

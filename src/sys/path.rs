@@ -1,0 +1,64 @@
+//! Reading and opening files that somebody else may have prepared.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+
+use super::{Error, Result};
+
+/// Opens `path` for reading without ever blocking on it, and refuses what is not a regular file.
+pub fn open_regular(path: &Path) -> Result<OwnedFd> {
+    open_regular_at(CWD, path)
+}
+
+/// As [`open_regular`], relative to `dir`.
+pub fn open_regular_at(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
+    // O_NONBLOCK: opening a FIFO must not wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(dir, path, flags, Mode::empty())
+        .map_err(|e| Error::new("openat", format!("{path:?}, O_RDONLY"), e))?;
+    require_regular(&fd, path)?;
+    Ok(fd)
+}
+
+/// Refuses `fd` when it is not a regular file: ELOOP for a link, EISDIR for a directory, EINVAL for the rest.
+pub fn require_regular(fd: impl AsFd, path: &Path) -> Result<()> {
+    let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)
+        .map_err(|e| Error::new("fstat", format!("{path:?}"), e))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err(Error::new("open", format!("{path:?}"), libc::EISDIR)),
+        FileType::Symlink => Err(Error::new("open", format!("{path:?}"), libc::ELOOP)),
+        _ => Err(Error::new(
+            "open",
+            format!("{path:?} /* not a regular file */"),
+            libc::EINVAL,
+        )),
+    }
+}
+
+/// Reads the regular file `path`; EFBIG when it has more than `limit` bytes.
+pub fn read_regular(path: &Path, limit: usize) -> Result<Vec<u8>> {
+    read_limited(open_regular(path)?, path, limit)
+}
+
+/// As [`read_regular`], relative to `dir`.
+pub fn read_regular_at(dir: impl AsFd, path: &Path, limit: usize) -> Result<Vec<u8>> {
+    read_limited(open_regular_at(dir, path)?, path, limit)
+}
+
+/// Reads `fd` to its end; EFBIG when there is more than `limit` bytes. `path` is for the message.
+pub fn read_limited(fd: OwnedFd, path: &Path, limit: usize) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let mut file = File::from(fd).take(limit as u64 + 1);
+    file.read_to_end(&mut content)
+        .map_err(|e| Error::new("read", format!("{path:?}"), e))?;
+    if content.len() > limit {
+        let args = format!("{path:?} /* more than {limit} bytes */");
+        return Err(Error::new("read", args, libc::EFBIG));
+    }
+    Ok(content)
+}
