@@ -5,8 +5,11 @@
 #![deny(unsafe_code)]
 
 pub mod bundle;
+pub mod error;
 pub mod host;
+pub mod log;
 pub mod plan;
+pub mod state;
 #[allow(
     unsafe_code,
     reason = "the one room for system calls and the unsafe they need"
