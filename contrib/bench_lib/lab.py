@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, Callable
 from .base import SEARCH
 from .bundle import make_config, make_rootfs
 
+PROOF_CODE = 57
+PROOF = ["/bin/sh", "-c", f"exit {PROOF_CODE}"]
 SETTLE = 0.01  # seconds before each measurement: the kernel takes namespaces apart in the background
 
 
@@ -51,6 +54,7 @@ class Lab:
         self.errors = self.home / "stderr"
         make_rootfs(self.rootfs)
         self.bundle = self.make_bundle("true", ["/bin/true"])
+        self.proof = self.make_bundle("proof", PROOF)
         self.sleeper = self.make_bundle("sleep", ["/bin/sleep", "3600"])
 
     def make_bundle(self, name: str, args: list[str]) -> Path:
@@ -76,6 +80,29 @@ class Lab:
         return os.posix_spawn(argv[0], argv, self.env, file_actions=actions)
 
     def timed(self, argv: list[str]) -> Sample:
+        """The figures of a command that succeeds."""
+        sample, code = self.outcome(argv)
+        if code:
+            raise Failed(self.last_error(f"exit code {code}"))
+        return sample
+
+    def prove(self, argv: list[str]) -> None:
+        """Fails unless the command really ran PROOF, whose exit code nothing else has."""
+        _, code = self.outcome(argv)
+        if code != PROOF_CODE:
+            raise Failed(self.last_error(f"does not run the program: exit code {code}, not {PROOF_CODE}"))
+
+    def prove_running(self, argv: list[str]) -> None:
+        """Fails unless the command prints the state of a running container."""
+        answer = subprocess.run(argv, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        try:
+            status = json.loads(answer.stdout)["status"]
+        except (ValueError, KeyError, TypeError):
+            status = "unknown"
+        if status != "running":
+            raise Failed(f"state says {status}, not running")
+
+    def outcome(self, argv: list[str]) -> tuple[Sample, int]:
         time.sleep(SETTLE)
         reader, writer = os.pipe()
         with os.fdopen(reader) as results:
@@ -87,9 +114,7 @@ class Lab:
             words = results.read().split()
         if len(words) != 3:
             raise Failed(self.last_error("no result"))
-        if words[2] != "0":
-            raise Failed(self.last_error(f"exit code {words[2]}"))
-        return Sample(int(words[0]) / 1e6, int(words[1]))
+        return Sample(int(words[0]) / 1e6, int(words[1])), int(words[2])
 
     def last_error(self, otherwise: str) -> str:
         text = self.errors.read_text(errors="replace").strip() if self.errors.exists() else ""

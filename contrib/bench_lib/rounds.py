@@ -29,9 +29,12 @@ class Rounds:
         self.rows = [row for row in rows if row.program]
         self.samples: dict[tuple[str, str], list[Sample]] = {}
         self.reasons: dict[tuple[str, str], str] = {}
-        self.unheld: dict[str, str] = {}
+        self.unheld: set[str] = set()
+        self.proven: set[str] = set()
 
     def run(self, count: int) -> None:
+        for row in self.rows:
+            self.prove_run(row)
         for number in range(-WARM_UP, count):
             self.progress(number, count)
             order = self.order(number + WARM_UP)
@@ -55,24 +58,36 @@ class Rounds:
             for row in order:
                 self.release(row)
 
+    def prove_run(self, row: Row) -> None:
+        try:
+            row.prove_run()
+        except Failed as failure:
+            self.give_up(row, tuple(row.tasks), str(failure))
+
+    def give_up(self, row: Row, tasks: tuple[str, ...], reason: str) -> None:
+        """Measures these tasks no more, and holds no container if it was for them."""
+        if "exec" in tasks:
+            self.unheld.add(row.name)
+        for task in tasks:
+            self.reasons.setdefault((row.name, task), reason)
+
     def hold(self, row: Row) -> None:
         if row.name in self.unheld or not row.tasks & {"exec", "state"}:
             return
         try:
             row.hold()
+            if row.name not in self.proven:
+                row.prove_held()
+                self.proven.add(row.name)
         except Failed as failure:
-            self.unheld[row.name] = str(failure)
-            for task in HELD_TASKS:
-                self.reasons[row.name, task] = f"no running container: {failure}"
+            self.give_up(row, HELD_TASKS, f"in a running container: {failure}")
 
     def release(self, row: Row) -> None:
         try:
             row.release()
         except Failed as failure:
             say(f"{row.name}: could not delete its container: {failure}")
-            self.unheld[row.name] = str(failure)
-            for task in HELD_TASKS:
-                self.reasons.setdefault((row.name, task), f"delete --force: {failure}")
+            self.give_up(row, HELD_TASKS, f"delete --force: {failure}")
 
     def measure_all(self, task: str, order: list[Row], counted: bool) -> None:
         for row in order:

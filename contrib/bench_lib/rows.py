@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .base import ALL_TASKS, say, which
-from .lab import Failed, Lab, Sample, add, has_ended, read_pid, wait_until
+from .lab import PROOF, Failed, Lab, Sample, add, has_ended, read_pid, wait_until
 
 
 @dataclass
@@ -28,6 +28,13 @@ class Row:
 
     def measure(self, task: str) -> Sample:
         return getattr(self, task)()
+
+    def prove_run(self) -> None:
+        """Fails unless `run` runs the program: a runtime that does nothing is fast."""
+        raise NotImplementedError
+
+    def prove_held(self) -> None:
+        """The same for `exec` and `state`, while a container is held."""
 
     def hold(self) -> None:
         """Nothing to hold."""
@@ -63,6 +70,15 @@ class Oci(Row):
         return sample
 
     warm = run
+
+    def prove_run(self) -> None:
+        name = self.new_container()
+        self.lab.prove(self.argv("run", "-b", self.lab.proof, name))
+        self.alive.discard(name)
+
+    def prove_held(self) -> None:
+        self.lab.prove(self.argv("exec", self.held_id(), *PROOF))
+        self.lab.prove_running(self.argv("state", self.held_id()))
 
     def cycle(self) -> Sample:
         name = self.new_container()
@@ -110,11 +126,17 @@ class Oci(Row):
 
 @dataclass
 class Bwrap(Row):
-    def run(self) -> Sample:
+    def argv(self, *command: str) -> list[str]:
         root = str(self.lab.rootfs)
         words = f"--unshare-user --unshare-all --uid 0 --gid 0 --hostname bench --ro-bind {root} / --proc /proc"
-        words += " --dev /dev --mqueue /dev/mqueue --tmpfs /dev/shm --cap-drop ALL /bin/true"
-        return self.lab.timed([self.path, *words.split()])
+        words += " --dev /dev --mqueue /dev/mqueue --tmpfs /dev/shm --cap-drop ALL"
+        return [self.path, *words.split(), *command]
+
+    def run(self) -> Sample:
+        return self.lab.timed(self.argv("/bin/true"))
+
+    def prove_run(self) -> None:
+        self.lab.prove(self.argv(*PROOF))
 
 
 @dataclass
@@ -133,6 +155,14 @@ class Floor(Row):
 
     def run(self) -> Sample:
         return self.lab.timed(self.argv("run", self.lab.rootfs, "/bin/true"))
+
+    def prove_run(self) -> None:
+        self.lab.prove(self.argv("run", self.lab.rootfs, *PROOF))
+
+    def prove_held(self) -> None:
+        self.lab.prove(self.argv("warm", self.held_pid(), self.lab.rootfs, *PROOF))
+        self.lab.prove(self.argv("exec", self.held_pid(), *PROOF))
+        self.lab.prove_running(self.argv("state", self.held_dir))
 
     def warm(self) -> Sample:
         return self.lab.timed(self.argv("warm", self.held_pid(), self.lab.rootfs, "/bin/true"))
