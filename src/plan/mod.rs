@@ -341,4 +341,5 @@ pub struct Rlimit {
 }
 
 mod capability;
+pub mod idmap;
 pub use capability::CapabilitySet;
