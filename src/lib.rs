@@ -15,3 +15,4 @@ pub mod state;
     reason = "the one room for system calls and the unsafe they need"
 )]
 pub mod sys;
+pub mod userns;

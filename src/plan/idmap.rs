@@ -43,6 +43,11 @@ pub(super) struct OuterIds {
     pub(super) notes: Vec<Note>,
 }
 
+/// The outer user namespace of this caller. It is the same for every config, so that it can be made before one is read.
+pub fn outer(facts: &HostFacts) -> Outer {
+    outer_ids(facts).outer
+}
+
 /// The outer namespace that this caller can have, and the ids in it.
 pub(super) fn outer_ids(facts: &HostFacts) -> OuterIds {
     if is_current(facts) {

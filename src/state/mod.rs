@@ -55,8 +55,8 @@ pub fn check_id(id: &str) -> Result<()> {
     ))
 }
 
-fn missing(id: &str) -> Error {
-    Error::new(format!("container does not exist: {id:?}"))
+fn missing() -> Error {
+    Error::new("container does not exist")
 }
 
 impl Store {
@@ -74,7 +74,7 @@ impl Store {
     /// Opens the directory of container `id` in the store at `root`.
     pub fn find_in(root: Option<&Path>, id: &str) -> Result<Entry> {
         check_id(id)?;
-        Self::open(root)?.ok_or_else(|| missing(id))?.find(id)
+        Self::open(root)?.ok_or_else(missing)?.find(id)
     }
 
     /// Where the store is.
@@ -85,7 +85,7 @@ impl Store {
     /// Makes the directory of a new container and locks it. What a killed `create` left under the id is taken over.
     pub fn create(&self, id: &str) -> Result<Entry> {
         check_id(id)?;
-        let exists = || Error::new(format!("container with given ID already exists: {id:?}"));
+        let exists = || Error::new("container with given ID already exists");
         loop {
             let made = self.make_directory(id)?;
             let entry = match self.find(id) {
@@ -134,7 +134,7 @@ impl Store {
                 fd,
                 id: id.to_owned(),
             }),
-            Err(rustix::io::Errno::NOENT) => Err(missing(id)),
+            Err(rustix::io::Errno::NOENT) => Err(missing()),
             Err(e) => {
                 let cause = sys::Error::new("openat", format!("{:?}", self.path.join(id)), e);
                 Err(Error::new(format!("cannot open the state of container {id:?}")).because(cause))
@@ -213,7 +213,7 @@ impl Entry {
     pub fn lock(&self) -> Result<()> {
         self.flock(FlockOperation::LockExclusive)?;
         if self.is_removed()? {
-            return Err(missing(&self.id));
+            return Err(missing());
         }
         Ok(())
     }
