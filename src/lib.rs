@@ -7,8 +7,10 @@
 pub mod bundle;
 pub mod error;
 pub mod host;
+pub mod init;
 pub mod log;
 pub mod plan;
+pub mod spawn;
 pub mod state;
 #[allow(
     unsafe_code,
