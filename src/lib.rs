@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod bundle;
+pub mod cli;
 pub mod error;
 pub mod host;
 pub mod init;
