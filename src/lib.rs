@@ -5,10 +5,17 @@
 #![deny(unsafe_code)]
 
 pub mod bundle;
+pub mod cli;
+pub mod error;
 pub mod host;
+pub mod init;
+pub mod log;
 pub mod plan;
+pub mod spawn;
+pub mod state;
 #[allow(
     unsafe_code,
     reason = "the one room for system calls and the unsafe they need"
 )]
 pub mod sys;
+pub mod userns;

@@ -1,4 +1,6 @@
 //! The lodger program.
 #![forbid(unsafe_code)]
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    lodger::cli::main(std::env::args_os())
+}

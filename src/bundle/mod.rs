@@ -5,10 +5,25 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::sys;
+
+mod json;
+mod raw;
+mod support;
+mod template;
+mod validate;
+
+pub use template::template;
+
+/// The largest config.json that is read, in bytes.
+const CONFIG_LIMIT: usize = 16 << 20;
 
 /// Something in config.json that cannot be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,10 +34,104 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// A problem with the property at `pointer`. Control characters of both texts are escaped, as they may come from config.json.
+    pub fn new(pointer: impl AsRef<str>, message: impl AsRef<str>) -> Self {
+        Self {
+            pointer: escape(pointer.as_ref()),
+            message: escape(message.as_ref()),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.pointer, self.message)
+        // The pointer to the whole document is empty (RFC 6901 §5).
+        let pointer = if self.pointer.is_empty() {
+            "config.json"
+        } else {
+            &self.pointer
+        };
+        write!(f, "{pointer}: {}", self.message)
     }
+}
+
+/// Why a bundle was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BundleError {
+    /// config.json could not be read.
+    #[error("cannot read config.json")]
+    Read(#[source] sys::Error),
+    /// The bundle path is not absolute.
+    #[error("the bundle path {0:?} is not absolute")]
+    Relative(PathBuf),
+    /// config.json is not UTF-8 (RFC 8259 §8.1).
+    #[error("config.json is not UTF-8, at byte {offset}")]
+    NotUtf8 {
+        /// The first byte that does not belong.
+        offset: usize,
+    },
+    /// config.json is not JSON.
+    #[error("config.json is not JSON: {message} at line {line}, column {column}")]
+    NotJson {
+        /// What the parser says.
+        message: String,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
+    /// Arrays and objects are nested too deeply.
+    #[error("config.json is nested deeper than 64 levels, at line {line}, column {column}")]
+    TooDeep {
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
+    /// An object has the same key twice.
+    #[error("config.json has the key {key:?} twice in one object, at line {line}, column {column}")]
+    DuplicateKey {
+        /// The key.
+        key: String,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
+    /// Something follows the JSON value.
+    #[error("config.json goes on after the end of its object, at line {line}, column {column}")]
+    TrailingBytes {
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
+    /// A value has the wrong type.
+    #[error("config.json is not valid: {0}")]
+    WrongType(Problem),
+    /// Values are wrong, or ask for what is not supported.
+    #[error("config.json cannot be used:{}", list(.0))]
+    Invalid(Vec<Problem>),
+}
+
+impl BundleError {
+    /// What the reader can do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Read(e) if e.is(Errno::ENOENT as i32) => Some(
+                "a bundle is a directory with config.json and a root filesystem: `lodger spec` writes a config.json",
+            ),
+            Self::Read(e) if e.is(Errno::EFBIG as i32) => {
+                Some("config.json may have 16 MiB at most")
+            }
+            _ => None,
+        }
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(|p| format!("\n  {p}")).collect()
 }
 
 /// A bundle whose config.json was read and is well-formed.
@@ -34,4 +143,82 @@ pub struct Bundle {
     pub config: Vec<u8>,
     /// config.json, parsed.
     pub spec: Spec,
+    /// What is passed over because the specification says so, with a warning: capabilities nobody knows (config.md, "capabilities").
+    pub warnings: Vec<Problem>,
+}
+
+impl Bundle {
+    /// Reads and checks the bundle in `directory`, which must be absolute.
+    ///
+    /// config.json is opened without blocking, and must be a regular file of at most 16 MiB.
+    pub fn open(directory: &Path) -> Result<Self, BundleError> {
+        if !directory.is_absolute() {
+            return Err(BundleError::Relative(directory.to_owned()));
+        }
+        let config = sys::path::read_regular(&directory.join("config.json"), CONFIG_LIMIT)
+            .map_err(BundleError::Read)?;
+        Self::parse(directory.to_owned(), config)
+    }
+
+    /// Checks `config`, the text of config.json of the bundle in `directory`. Does no I/O.
+    pub fn parse(directory: PathBuf, config: Vec<u8>) -> Result<Self, BundleError> {
+        let mut value = json::parse(&config)?;
+        let mut problems = support::refuse(&mut value);
+        problems.extend(raw::check(&mut value));
+        let warnings = raw::pass_over(&mut value);
+        match typed(value) {
+            Ok(spec) => {
+                problems.extend(validate::check(&spec));
+                if problems.is_empty() {
+                    return Ok(Self {
+                        directory,
+                        config,
+                        spec,
+                        warnings,
+                    });
+                }
+            }
+            Err(problem) if problems.is_empty() => return Err(BundleError::WrongType(problem)),
+            // It may be one of those found already, in the words of the parser.
+            Err(problem) if problems.iter().any(|p| p.pointer == problem.pointer) => {}
+            Err(problem) => problems.push(problem),
+        }
+        Err(BundleError::Invalid(problems))
+    }
+}
+
+fn typed(value: Value) -> Result<Spec, Problem> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let pointer: String = e.path().iter().map(segment).collect();
+        Problem::new(pointer, e.inner().to_string())
+    })
+}
+
+fn segment(segment: &serde_path_to_error::Segment) -> String {
+    use serde_path_to_error::Segment;
+    match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key } => format!("/{}", pointer_token(key)),
+        Segment::Enum { variant } => format!("/{}", pointer_token(variant)),
+        Segment::Unknown => "/?".to_owned(),
+    }
+}
+
+/// `key` as one token of a JSON pointer (RFC 6901 §3).
+pub(crate) fn pointer_token(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// `text` with everything a terminal might act upon escaped as in a Rust string; quotes and backslashes stay.
+pub(crate) fn escape(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let plain = matches!(c, '"' | '\'' | '\\');
+            let escaped = (!plain).then(|| c.escape_debug());
+            plain
+                .then_some(c)
+                .into_iter()
+                .chain(escaped.into_iter().flatten())
+        })
+        .collect()
 }

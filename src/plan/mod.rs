@@ -341,4 +341,13 @@ pub struct Rlimit {
 }
 
 mod capability;
+mod compute;
+pub mod idmap;
+mod mounts;
+mod namespaces;
+mod options;
+mod process;
+mod sysctl;
+
 pub use capability::CapabilitySet;
+pub use process::{Ids, process};

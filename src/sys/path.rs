@@ -1,11 +1,11 @@
 //! Reading and opening files that somebody else may have prepared.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 
 use super::{Error, Result};
 
@@ -61,4 +61,68 @@ pub fn read_limited(fd: OwnedFd, path: &Path, limit: usize) -> Result<Vec<u8>> {
         return Err(Error::new("read", args, libc::EFBIG));
     }
     Ok(content)
+}
+
+/// Writes all of `content` to `fd`. `path` is for the message.
+pub fn write_all(fd: OwnedFd, content: &[u8], path: &Path) -> Result<()> {
+    File::from(fd)
+        .write_all(content)
+        .map_err(|e| Error::new("write", format!("{path:?}"), e))
+}
+
+/// Opens a kernel object through its magic link (/proc/PID/ns/…): read-only, followed.
+pub fn open_magic(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::new("openat", format!("{path:?}, O_RDONLY"), e))
+}
+
+/// Writes `content` in one write(2) to a file that exists, as the files of /proc want it.
+pub fn write_existing(path: &Path, content: &[u8]) -> Result<()> {
+    let fd = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::new("openat", format!("{path:?}, O_WRONLY"), e))?;
+    write_once(fd, content, path)
+}
+
+/// Writes `content` in one write(2). `path` is for the message.
+pub fn write_once(fd: impl AsFd, content: &[u8], path: &Path) -> Result<()> {
+    match rustix::io::write(fd, content) {
+        Ok(count) if count == content.len() => Ok(()),
+        Ok(_) => Err(Error::new(
+            "write",
+            format!("{path:?} /* short */"),
+            libc::EIO,
+        )),
+        Err(e) => Err(Error::new("write", format!("{path:?}"), e)),
+    }
+}
+
+/// Resolves `path` beneath `root` as `resolve` says (openat2(2)).
+pub fn open_beneath(
+    root: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd> {
+    // A rename somewhere on the machine at the wrong moment makes the kernel answer EAGAIN: it may be asked again.
+    const TRIES: u32 = 64;
+    let flags = flags | OFlags::CLOEXEC;
+    let mut tries = 0;
+    loop {
+        match rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) {
+            Ok(fd) => return Ok(fd),
+            Err(rustix::io::Errno::AGAIN) if tries < TRIES => tries += 1,
+            Err(e) => {
+                let args = format!("root, {path:?}, {}", describe_resolve(resolve));
+                return Err(Error::new("openat2", args, e));
+            }
+        }
+    }
+}
+
+fn describe_resolve(resolve: ResolveFlags) -> &'static str {
+    if resolve.contains(ResolveFlags::NO_SYMLINKS) {
+        "RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS"
+    } else {
+        "RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS"
+    }
 }

@@ -1,0 +1,33 @@
+"""What all parts of the benchmark share."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+TOP = Path(__file__).resolve().parent.parent.parent
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TASKS = {
+    "run": "run /bin/true, cold",
+    "warm": "run /bin/true, warm",
+    "cycle": "create + start + delete",
+    "exec": "exec ID /bin/true",
+    "state": "state ID",
+}
+ALL_TASKS = frozenset(TASKS)
+
+Result = dict[str, Any]
+
+
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def die(text: str) -> NoReturn:
+    raise SystemExit(f"bench: {text}")
+
+
+def which(name: str) -> str | None:
+    return shutil.which(name, path=SEARCH)

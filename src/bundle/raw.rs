@@ -1,0 +1,176 @@
+//! Checks on the JSON value itself: what the typed form would not show, or would say less well.
+
+use serde_json::{Map, Value};
+
+use super::{Problem, pointer_token};
+use crate::plan::CapabilitySet;
+
+/// Members without which an object means nothing; oci-spec would put a default in their place.
+const REQUIRED: &[(&str, &[&str])] = &[
+    ("/process", &["cwd"]),
+    ("/mounts/*", &["destination"]),
+    ("/process/rlimits/*", &["type", "soft", "hard"]),
+    ("/linux/namespaces/*", &["type"]),
+    ("/linux/uidMappings/*", &["containerID", "hostID", "size"]),
+    ("/linux/gidMappings/*", &["containerID", "hostID", "size"]),
+];
+
+/// Strings that are one of a list, and what the list is of.
+const CHOICES: &[(&str, &str, &[&str])] = &[
+    ("/process/rlimits/*/type", "resource limit", &RLIMITS),
+    ("/linux/namespaces/*/type", "namespace type", &NAMESPACES),
+    (
+        "/linux/rootfsPropagation",
+        "propagation",
+        &[
+            "shared",
+            "slave",
+            "private",
+            "unbindable",
+            "rshared",
+            "rslave",
+            "rprivate",
+            "runbindable",
+            "",
+        ],
+    ),
+];
+
+/// The resource limits of setrlimit(2).
+const RLIMITS: [&str; 16] = [
+    "RLIMIT_CPU",
+    "RLIMIT_FSIZE",
+    "RLIMIT_DATA",
+    "RLIMIT_STACK",
+    "RLIMIT_CORE",
+    "RLIMIT_RSS",
+    "RLIMIT_NPROC",
+    "RLIMIT_NOFILE",
+    "RLIMIT_MEMLOCK",
+    "RLIMIT_AS",
+    "RLIMIT_LOCKS",
+    "RLIMIT_SIGPENDING",
+    "RLIMIT_MSGQUEUE",
+    "RLIMIT_NICE",
+    "RLIMIT_RTPRIO",
+    "RLIMIT_RTTIME",
+];
+
+/// The namespace types of config-linux.md.
+const NAMESPACES: [&str; 8] = [
+    "pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time",
+];
+
+/// The capability sets of config.md.
+const CAPABILITY_SETS: &str = "/process/capabilities/*";
+
+/// Calls `f` with every value that `pattern` names and its pointer; `*` stands for any array element or object member.
+pub(super) fn visit(value: &mut Value, pattern: &str, f: &mut dyn FnMut(&str, &mut Value)) {
+    let tokens: Vec<&str> = pattern.split('/').skip(1).collect();
+    descend(value, &tokens, String::new(), f);
+}
+
+fn descend(value: &mut Value, tokens: &[&str], at: String, f: &mut dyn FnMut(&str, &mut Value)) {
+    let Some((token, rest)) = tokens.split_first() else {
+        return f(&at, value);
+    };
+    match value {
+        Value::Array(items) if *token == "*" => {
+            for (index, item) in items.iter_mut().enumerate() {
+                descend(item, rest, format!("{at}/{index}"), f);
+            }
+        }
+        Value::Object(members) => {
+            for (key, member) in members.iter_mut() {
+                if *token == "*" || token == key {
+                    descend(member, rest, format!("{at}/{}", pointer_token(key)), f);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Lists what is wrong with the value as such, and fills in what may be absent.
+pub(super) fn check(config: &mut Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    find_nul(config, "", &mut problems);
+    for (pattern, members) in REQUIRED {
+        visit(config, pattern, &mut |pointer, value| {
+            let missing =
+                |m: &&&str| value.is_object() && value.get(**m).is_none_or(Value::is_null);
+            problems.extend(
+                members
+                    .iter()
+                    .filter(missing)
+                    .map(|member| Problem::new(format!("{pointer}/{member}"), "is required")),
+            );
+        });
+    }
+    for (pattern, what, choices) in CHOICES {
+        visit(config, pattern, &mut |pointer, value| {
+            if let Some(text) = value.as_str().filter(|t| !choices.contains(t)) {
+                problems.push(Problem::new(
+                    pointer,
+                    format!("there is no {what} {text:?}"),
+                ));
+            }
+        });
+    }
+    // config.md does not require `user`; the ids in it are 0 by default.
+    visit(config, "/process", &mut |_, process| {
+        if let Value::Object(members) = process {
+            let user = members.entry("user").or_insert(Value::Null);
+            if user.is_null() {
+                *user = Value::Object(Map::new());
+            }
+        }
+    });
+    problems
+}
+
+/// No string of a configuration can reach the kernel with a NUL in it.
+fn find_nul(value: &Value, at: &str, problems: &mut Vec<Problem>) {
+    match value {
+        Value::String(text) if text.contains('\0') => {
+            problems.push(Problem::new(at, "contains a NUL character"));
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                find_nul(item, &format!("{at}/{index}"), problems);
+            }
+        }
+        Value::Object(members) => {
+            for (key, member) in members {
+                let at = format!("{at}/{}", pointer_token(key));
+                if key.contains('\0') {
+                    problems.push(Problem::new(&at, "the name contains a NUL character"));
+                }
+                find_nul(member, &at, problems);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Takes out what the specification wants passed over with a warning: capabilities that do not exist.
+pub(super) fn pass_over(config: &mut Value) -> Vec<Problem> {
+    let mut warnings = Vec::new();
+    visit(config, CAPABILITY_SETS, &mut |pointer, set| {
+        let Value::Array(names) = set else { return };
+        names.retain(|name| {
+            let Some(name) = name.as_str() else {
+                return true;
+            };
+            let known = CapabilitySet::number(name).is_some();
+            if !known {
+                warnings.push(Problem::new(
+                    pointer,
+                    format!("there is no capability {name:?}"),
+                ));
+            }
+            known
+        });
+    });
+    warnings
+}

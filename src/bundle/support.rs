@@ -1,0 +1,103 @@
+//! What the specification knows and this program does not do yet: refused, never ignored.
+//!
+//! A feature is taken from these tables when it is built. Values that ask for nothing (null, false, "", [], {}) pass.
+
+use serde_json::Value;
+
+use super::Problem;
+use super::raw::visit;
+
+/// Properties that are refused; `*` stands for any array element or object member.
+const REFUSED: &[&str] = &[
+    "/process/terminal",
+    "/process/apparmorProfile",
+    "/process/selinuxLabel",
+    "/process/scheduler",
+    "/process/ioPriority",
+    "/process/execCPUAffinity",
+    "/mounts/*/uidMappings",
+    "/mounts/*/gidMappings",
+    "/hooks/prestart",
+    "/hooks/createRuntime",
+    "/hooks/createContainer",
+    "/hooks/startContainer",
+    "/hooks/poststart",
+    "/hooks/poststop",
+    "/linux/devices",
+    "/linux/netDevices",
+    "/linux/cgroupsPath",
+    "/linux/resources/memory",
+    "/linux/resources/cpu",
+    "/linux/resources/pids",
+    "/linux/resources/blockIO",
+    "/linux/resources/hugepageLimits",
+    "/linux/resources/network",
+    "/linux/resources/rdma",
+    "/linux/resources/unified",
+    "/linux/intelRdt",
+    "/linux/memoryPolicy",
+    "/linux/seccomp",
+    "/linux/mountLabel",
+    "/linux/personality",
+    "/linux/timeOffsets",
+    "/linux/namespaces/*/path",
+];
+
+/// Properties of other platforms.
+const FOREIGN: &[(&str, &str)] = &[
+    ("/windows", "Windows"),
+    ("/solaris", "Solaris"),
+    ("/zos", "z/OS"),
+    ("/freebsd", "FreeBSD"),
+    ("/vm", "virtual machines"),
+    ("/process/commandLine", "Windows"),
+    ("/process/user/username", "Windows"),
+];
+
+/// Mount options of config.md that are refused.
+const REFUSED_MOUNT_OPTIONS: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
+
+/// Takes from `config` what is in the tables, and lists what of it asked for something.
+pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for pattern in REFUSED {
+        visit(config, pattern, &mut |pointer, value| {
+            if asks(value) {
+                problems.push(Problem::new(pointer, "not supported yet"));
+            }
+            *value = Value::Null;
+        });
+    }
+    for (pattern, platform) in FOREIGN {
+        visit(config, pattern, &mut |pointer, value| {
+            if asks(value) {
+                problems.push(Problem::new(
+                    pointer,
+                    format!("this is for {platform}, not Linux"),
+                ));
+            }
+            *value = Value::Null;
+        });
+    }
+    visit(config, "/mounts/*/options/*", &mut |pointer, value| {
+        if let Some(option) = value.as_str().filter(|o| REFUSED_MOUNT_OPTIONS.contains(o)) {
+            problems.push(Problem::new(
+                pointer,
+                format!("{option:?} is not supported yet"),
+            ));
+        }
+    });
+    problems
+}
+
+/// Whether `value` asks for anything.
+fn asks(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(_) => true,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => members.values().any(asks),
+    }
+}

@@ -1,0 +1,168 @@
+//! `state` and `list`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Global, print};
+use crate::error::{Error, Result};
+use crate::state::{Entry, Record, Status, Store};
+
+/// Print the state of a container as JSON
+#[derive(Debug, clap::Args)]
+pub(crate) struct StateArgs {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+/// List containers
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// table or json
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    format: ListFormat,
+    /// Print ids only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ListFormat {
+    Table,
+    Json,
+}
+
+/// The state of a container (runtime.md, "State"), with the fields that runc adds.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct State {
+    oci_version: String,
+    id: String,
+    pid: i32,
+    status: &'static str,
+    bundle: PathBuf,
+    rootfs: PathBuf,
+    created: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+    owner: String,
+}
+
+impl State {
+    fn of(entry: &Entry, record: Option<Record>) -> Self {
+        let status = entry.status(record.as_ref());
+        let id = entry.id().to_owned();
+        let Some(record) = record else {
+            return Self {
+                oci_version: super::SPEC_VERSION.to_owned(),
+                id,
+                pid: 0,
+                status: status.word(),
+                bundle: PathBuf::new(),
+                rootfs: PathBuf::new(),
+                // Engines parse it as a time.
+                created: "0001-01-01T00:00:00Z".to_owned(),
+                annotations: BTreeMap::new(),
+                owner: String::new(),
+            };
+        };
+        Self {
+            oci_version: record.oci_version,
+            id,
+            pid: if status == Status::Stopped {
+                0
+            } else {
+                record.process.pid
+            },
+            status: status.word(),
+            bundle: record.bundle,
+            rootfs: record.rootfs,
+            created: record.created,
+            annotations: record.annotations,
+            owner: record.owner,
+        }
+    }
+}
+
+/// Does what `state` asks.
+pub(crate) fn state(global: &Global, args: &StateArgs) -> Result<u8> {
+    let what = || format!("cannot read the state of container {:?}", args.id);
+    let entry = Store::find_in(global.root.as_deref(), &args.id).map_err(|e| e.within(what()))?;
+    let state = State::of(&entry, entry.record()?);
+    print(&(pretty(&state)? + "\n"))?;
+    Ok(0)
+}
+
+/// Does what `list` asks. A missing state directory is an empty list.
+pub(crate) fn list(global: &Global, args: &ListArgs) -> Result<u8> {
+    let mut states = Vec::new();
+    if let Some(store) = Store::open(global.root.as_deref())? {
+        for id in store.ids()? {
+            // A container that was deleted since, or whose state is damaged, must not hide the others.
+            match store
+                .find(&id)
+                .and_then(|entry| Ok(State::of(&entry, entry.record()?)))
+            {
+                Ok(state) => states.push(state),
+                Err(error) => tracing::debug!("not listed: {}", error.message()),
+            }
+        }
+    }
+    let text = match (args.quiet, args.format) {
+        (true, _) => states
+            .iter()
+            .fold(String::new(), |text, state| text + &state.id + "\n"),
+        (false, ListFormat::Table) => table(&states),
+        (false, ListFormat::Json) => pretty(&states)? + "\n",
+    };
+    print(&text)?;
+    Ok(0)
+}
+
+fn pretty(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string_pretty(value)
+        .map_err(|error| Error::new("cannot print the state").because(error))
+}
+
+fn table(states: &[State]) -> String {
+    let header = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
+    let rows = states.iter().map(|state| {
+        [
+            state.id.clone(),
+            state.pid.to_string(),
+            state.status.to_owned(),
+            crate::error::printable(&state.bundle.display().to_string()),
+            state.created.clone(),
+            state.owner.clone(),
+        ]
+    });
+    let lines: Vec<[String; 6]> = std::iter::once(header).chain(rows).collect();
+    let mut widths = [0; 6];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        for (width, cell) in widths.iter().zip(line) {
+            let _infallible = write!(text, "{cell:<width$}   ");
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_table_is_its_header() {
+        assert_eq!(table(&[]), "ID   PID   STATUS   BUNDLE   CREATED   OWNER\n");
+    }
+}

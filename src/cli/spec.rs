@@ -1,0 +1,87 @@
+//! `spec` and `plan`, and how problems of a config are said.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::print;
+use crate::bundle::{Bundle, BundleError, Problem, template};
+use crate::error::{Doing, Error, Result};
+use crate::host::HostFacts;
+use crate::plan::Plan;
+use crate::sys;
+
+/// Write a config.json to begin with
+#[derive(Debug, clap::Args)]
+pub(crate) struct SpecArgs {
+    /// The directory to write it to
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+}
+
+/// Print, as JSON, what would be done for a bundle, and touch nothing
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    /// The bundle: a directory with config.json
+    #[arg(value_name = "BUNDLE", default_value = ".")]
+    bundle: PathBuf,
+}
+
+/// Does what `spec` asks.
+pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
+    let path = args.bundle.join("config.json");
+    let what = || format!("cannot write {path:?}");
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let fd = match rustix::fs::openat(CWD, &path, flags, Mode::from_raw_mode(0o666)) {
+        Err(rustix::io::Errno::EXIST) => {
+            return Err(Error::new(what())
+                .because("it exists")
+                .hint("remove it first"));
+        }
+        opened => opened
+            .map_err(|e| sys::Error::new("openat", format!("{path:?}, O_CREAT|O_EXCL"), e))
+            .doing(what)?,
+    };
+    sys::path::write_all(fd, template().as_bytes(), &path).doing(what)?;
+    Ok(0)
+}
+
+/// Does what `plan` asks.
+pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
+    let facts = HostFacts::probe();
+    let bundle = open_bundle(&args.bundle)?;
+    let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
+    let text = serde_json::to_string_pretty(&plan)
+        .map_err(|error| Error::new("cannot print the plan").because(error))?;
+    print(&(text + "\n"))?;
+    Ok(0)
+}
+
+/// Opens the bundle at `path`, which may be relative to the working directory.
+pub(super) fn open_bundle(path: &Path) -> Result<Bundle> {
+    let directory = std::fs::canonicalize(path)
+        .map_err(|error| Error::new(format!("cannot find the bundle {path:?}")).because(error))?;
+    Bundle::open(&directory).map_err(|error| explain(&error))
+}
+
+/// The error of a bundle that cannot be used.
+pub(super) fn explain(error: &BundleError) -> Error {
+    match error {
+        BundleError::Invalid(found) => problems(found),
+        other => {
+            let told = Error::new("cannot use the bundle").because(other);
+            match other.hint() {
+                Some(hint) => told.hint(hint),
+                None => told,
+            }
+        }
+    }
+}
+
+/// The error of a config that asks for what cannot be done: all of it, one cause a problem.
+pub(super) fn problems(found: &[Problem]) -> Error {
+    found.iter().fold(
+        Error::new("cannot do what config.json asks for"),
+        |error, problem| error.because(problem),
+    )
+}

@@ -1,0 +1,30 @@
+//! `start`.
+
+use super::Global;
+use crate::error::{Error, Result};
+use crate::state::{Status, Store};
+
+/// Run the program of a created container
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+/// Does what `start` asks.
+pub(crate) fn start(global: &Global, args: &Args) -> Result<u8> {
+    let what = format!("cannot start container {:?}", args.id);
+    let entry = Store::find_in(global.root.as_deref(), &args.id).map_err(|e| e.within(&what))?;
+    entry.lock().map_err(|e| e.within(&what))?;
+    let record = entry.existing_record()?;
+    let refusal = match entry.status(Some(&record)) {
+        Status::Created => {
+            crate::spawn::start(&entry).map_err(|e| e.within(what))?;
+            return Ok(0);
+        }
+        Status::Running => "cannot start an already running container",
+        Status::Stopped | Status::Creating => "cannot start a container that has stopped",
+    };
+    Err(Error::new(refusal).within(what))
+}

@@ -1,0 +1,157 @@
+//! The error that reaches a person: what we were doing, what the kernel answered, what the reader can do.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+/// An error on its way to the person who called.
+///
+/// `what` and `causes` become the `msg` of a JSON log line, which engines match (see the strings in the tests).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    what: String,
+    causes: Vec<String>,
+    hints: Vec<String>,
+    exit: u8,
+}
+
+/// The result of a command or a step of it.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The exit status of a failure (runc's).
+    pub const FAILURE: u8 = 1;
+    /// The exit status when `exec` could not run its program (runc's).
+    pub const EXEC_FAILURE: u8 = 255;
+
+    /// An error that says what could not be done.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            causes: Vec::new(),
+            hints: Vec::new(),
+            exit: Self::FAILURE,
+        }
+    }
+
+    /// Adds what stopped it, most often a [`crate::sys::Error`].
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.causes.push(cause.to_string());
+        self
+    }
+
+    /// Adds something the reader can do, or whom to ask for what.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Puts a step around the error: `what` becomes `outer: what`.
+    #[must_use]
+    pub fn within(mut self, outer: impl fmt::Display) -> Self {
+        self.what = format!("{outer}: {}", self.what);
+        self
+    }
+
+    /// Sets the exit status.
+    #[must_use]
+    pub fn exit(mut self, exit: u8) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    /// The exit status of the program.
+    pub fn exit_status(&self) -> u8 {
+        self.exit
+    }
+
+    /// What could not be done, without the causes.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// What stopped it, one line.
+    pub fn cause(&self) -> Option<String> {
+        (!self.causes.is_empty()).then(|| self.causes.join(": "))
+    }
+
+    /// One line: what, then the causes.
+    pub fn message(&self) -> String {
+        let mut message = self.what.clone();
+        for cause in &self.causes {
+            message.push_str(": ");
+            message.push_str(cause);
+        }
+        printable(&message)
+    }
+
+    /// The hints, one line.
+    pub fn hints(&self) -> Option<String> {
+        (!self.hints.is_empty()).then(|| printable(&self.hints.join("; ")))
+    }
+}
+
+/// For people, several lines: `what`, then `caused by:`, then `hint:`.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", printable(&self.what))?;
+        for cause in &self.causes {
+            write!(f, "\n  caused by: {}", printable(cause))?;
+        }
+        for hint in &self.hints {
+            write!(f, "\n  hint: {}", printable(hint))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Text from outside may hold control characters, which must not reach a terminal; line breaks of ours stay.
+pub fn printable(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' {
+            clean.extend(c.escape_debug());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+/// Says what was being done when a step failed.
+pub trait Doing<T> {
+    /// `what` (called only on failure) becomes the message, the present error its cause.
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Doing<T> for crate::sys::Result<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Error::new(what()).because(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_what_cause_and_hint() {
+        let error = Error::new("cannot do it")
+            .because("open(\"x\"): EPERM")
+            .hint("ask");
+        assert_eq!(
+            error.to_string(),
+            "cannot do it\n  caused by: open(\"x\"): EPERM\n  hint: ask"
+        );
+        assert_eq!(error.message(), "cannot do it: open(\"x\"): EPERM");
+    }
+
+    #[test]
+    fn control_characters_never_reach_the_terminal() {
+        let error = Error::new("bad \u{1b}[2J id").because("a\rb");
+        assert_eq!(error.to_string(), "bad \\u{1b}[2J id\n  caused by: a\\rb");
+    }
+}

@@ -1,0 +1,189 @@
+//! The readings: as few as can be, for every `run` waits for them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, getegid, geteuid, getrlimit};
+
+use super::programs::{answer, find, start};
+use super::subid::{parse_getsubids, parse_subid};
+use super::text::{parse_id_map, parse_nsswitch, parse_passwd_name, parse_status_set};
+use super::{HostFacts, IdRange, Limit};
+use crate::sys::path::read_regular;
+
+/// The most that is read of one file, in bytes.
+const MAX_FILE: usize = 1 << 20;
+
+/// The link of the initial user namespace: its inode number is fixed (PROC_USER_INIT_INO, 0xEFFFFFFD).
+const INITIAL_USER_NAMESPACE: &str = "user:[4026531837]";
+
+/// CAP_SYS_ADMIN (capabilities(7)).
+const SYS_ADMIN: u64 = 1 << 21;
+
+/// CAP_CHECKPOINT_RESTORE, the highest capability since Linux 5.9: taken when the kernel's own answer is not to be had.
+const LAST_CAPABILITY: u8 = 40;
+
+const LIMITS: [(&str, Resource); 16] = [
+    ("RLIMIT_AS", Resource::As),
+    ("RLIMIT_CORE", Resource::Core),
+    ("RLIMIT_CPU", Resource::Cpu),
+    ("RLIMIT_DATA", Resource::Data),
+    ("RLIMIT_FSIZE", Resource::Fsize),
+    ("RLIMIT_LOCKS", Resource::Locks),
+    ("RLIMIT_MEMLOCK", Resource::Memlock),
+    ("RLIMIT_MSGQUEUE", Resource::Msgqueue),
+    ("RLIMIT_NICE", Resource::Nice),
+    ("RLIMIT_NOFILE", Resource::Nofile),
+    ("RLIMIT_NPROC", Resource::Nproc),
+    ("RLIMIT_RSS", Resource::Rss),
+    ("RLIMIT_RTPRIO", Resource::Rtprio),
+    ("RLIMIT_RTTIME", Resource::Rttime),
+    ("RLIMIT_SIGPENDING", Resource::Sigpending),
+    ("RLIMIT_STACK", Resource::Stack),
+];
+
+impl HostFacts {
+    /// Reads the facts of this process and machine. What cannot be read is left at its default.
+    pub fn probe() -> Self {
+        let uid = geteuid().as_raw();
+        let gid = getegid().as_raw();
+        let namespace = std::fs::read_link("/proc/self/ns/user");
+        let in_user_namespace = namespace.is_ok_and(|n| n != Path::new(INITIAL_USER_NAMESPACE));
+        let status = read("/proc/self/status").unwrap_or_default();
+        let nsswitch = read("/etc/nsswitch.conf").unwrap_or_default();
+        let user_name = user_name(uid, &nsswitch);
+        let mut notes = Vec::new();
+        let [subuid, subgid] = ranges(&nsswitch, user_name.as_deref(), [uid, gid], &mut notes);
+        let last = read("/proc/sys/kernel/cap_last_cap");
+        Self {
+            uid,
+            gid,
+            in_user_namespace,
+            sys_admin: parse_status_set(&status, "CapEff").is_some_and(|set| set & SYS_ADMIN != 0),
+            uid_map: parse_id_map(&read("/proc/self/uid_map").unwrap_or_default()),
+            gid_map: parse_id_map(&read("/proc/self/gid_map").unwrap_or_default()),
+            setgroups_allowed: read("/proc/self/setgroups").is_none_or(|t| t.trim() != "deny"),
+            subuid,
+            subgid,
+            newuidmap: helper("newuidmap", in_user_namespace, &mut notes),
+            newgidmap: helper("newgidmap", in_user_namespace, &mut notes),
+            subid_notes: notes,
+            bounding_set: parse_status_set(&status, "CapBnd").unwrap_or_default(),
+            last_capability: last
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or(LAST_CAPABILITY),
+            limits: limits(),
+            user_name,
+        }
+    }
+}
+
+fn read(path: &str) -> Option<String> {
+    let bytes = read_regular(Path::new(path), MAX_FILE).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn limits() -> BTreeMap<String, Limit> {
+    let limit = |(name, resource): (&str, Resource)| {
+        let limit = getrlimit(resource);
+        let soft = limit.current.unwrap_or(u64::MAX);
+        let hard = limit.maximum.unwrap_or(u64::MAX);
+        (name.to_owned(), Limit { soft, hard })
+    };
+    LIMITS.into_iter().map(limit).collect()
+}
+
+fn helper(name: &str, in_user_namespace: bool, notes: &mut Vec<String>) -> Option<PathBuf> {
+    find(name, in_user_namespace).unwrap_or_else(|why| {
+        notes.push(why);
+        None
+    })
+}
+
+fn user_name(uid: u32, nsswitch: &str) -> Option<String> {
+    let local = read("/etc/passwd").and_then(|text| parse_passwd_name(&text, uid));
+    local.or_else(|| {
+        // getent would read the same file again when there is no other source.
+        let sources = parse_nsswitch(nsswitch, "passwd");
+        let all_local = sources.iter().all(|s| ["files", "systemd"].contains(s));
+        if all_local {
+            return None;
+        }
+        let getent = find("getent", false).ok()??;
+        let child = start(&getent, &["passwd", &uid.to_string()]).ok()?;
+        parse_passwd_name(&answer(child)?, uid)
+    })
+}
+
+/// The subordinate uids and gids; `own` is the caller's uid and gid.
+fn ranges(
+    nsswitch: &str,
+    name: Option<&str>,
+    own: [u32; 2],
+    notes: &mut Vec<String>,
+) -> [Vec<IdRange>; 2] {
+    let elsewhere = parse_nsswitch(nsswitch, "subid")
+        .iter()
+        .any(|s| *s != "files");
+    if let Some(name) = name.filter(|_| elsewhere) {
+        match ask_getsubids(name, own, notes) {
+            Some(ranges) => return ranges,
+            None => notes.push(
+                "getsubids gave no ranges: /etc/subuid and /etc/subgid are read instead".to_owned(),
+            ),
+        }
+    }
+    let mut file = |path: &str, own_id| {
+        let text = match read_regular(Path::new(path), MAX_FILE) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) => {
+                if !error.is(rustix::io::Errno::NOENT.raw_os_error()) {
+                    notes.push(format!("{path} is not used: {error}"));
+                }
+                return Vec::new();
+            }
+        };
+        let (ranges, skipped) = parse_subid(&text, name, own[0], own_id);
+        notes.extend(skipped.iter().map(|note| format!("{path} {note}")));
+        ranges
+    };
+    [file("/etc/subuid", own[0]), file("/etc/subgid", own[1])]
+}
+
+/// The answers of getsubids(1); `None` when it is not there, fails or knows no range of one kind.
+fn ask_getsubids(name: &str, own: [u32; 2], notes: &mut Vec<String>) -> Option<[Vec<IdRange>; 2]> {
+    // A name that reads as an option would be one.
+    if name.starts_with('-') {
+        return None;
+    }
+    let program = find("getsubids", false).ok()??;
+    // Both are started before either is waited for.
+    let children = [
+        start(&program, &[name]).ok(),
+        start(&program, &["-g", name]).ok(),
+    ];
+    let [uids, gids] = children.map(|child| child.and_then(answer));
+    let (uids, more) = parse_getsubids(&uids?, own[0]);
+    let (gids, even_more) = parse_getsubids(&gids?, own[1]);
+    let skipped = more.iter().chain(&even_more);
+    notes.extend(skipped.map(|note| format!("getsubids {note}")));
+    (!uids.is_empty() && !gids.is_empty()).then_some([uids, gids])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probe_agrees_with_the_kernel() {
+        let facts = HostFacts::probe();
+        assert_eq!(facts.uid, geteuid().as_raw());
+        assert_eq!(facts.limits.len(), 16);
+        assert!(facts.last_capability >= 37);
+        let covers =
+            |line: &super::super::MapLine| facts.uid.wrapping_sub(line.inside) < line.count;
+        assert!(facts.uid_map.iter().any(covers), "{:?}", facts.uid_map);
+        let text = serde_json::to_string(&facts).unwrap();
+        assert_eq!(serde_json::from_str::<HostFacts>(&text).unwrap(), facts);
+    }
+}

@@ -1,0 +1,89 @@
+//! The programs of the host that the probe finds or asks: only from fixed directories, never from `$PATH`.
+
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Where helpers may be. A `$PATH` of the caller's could name somebody else's program.
+const SAFE_DIRECTORIES: &str = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin:/run/wrappers/bin";
+
+/// The most that is read of a program's answer, in bytes.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// What the ids that a user namespace does not map look like (user_namespaces(7)).
+const OVERFLOW_UID: u32 = 65534;
+
+/// `name` in a safe directory; `Err` says why the one there is not used.
+pub(super) fn find(name: &str, in_user_namespace: bool) -> Result<Option<PathBuf>, String> {
+    let Ok(path) = which::which_in(name, Some(SAFE_DIRECTORIES), "/") else {
+        return Ok(None);
+    };
+    let Ok(metadata) = std::fs::metadata(&path) else {
+        return Ok(None);
+    };
+    match distrust(metadata.uid(), metadata.mode(), in_user_namespace) {
+        Some(why) => Err(format!("{} is not used: {why}", path.display())),
+        None => Ok(Some(path)),
+    }
+}
+
+fn distrust(owner: u32, mode: u32, in_user_namespace: bool) -> Option<&'static str> {
+    if owner != 0 && !(in_user_namespace && owner == OVERFLOW_UID) {
+        return Some("it does not belong to root");
+    }
+    (mode & 0o022 != 0).then_some("its group or everybody can write to it")
+}
+
+/// Starts `program` with a clean environment; only its standard output is kept.
+pub(super) fn start(program: &Path, args: &[&str]) -> io::Result<Child> {
+    let mut command = Command::new(program);
+    command.args(args).env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    command.stdout(Stdio::piped());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the host is asked by a program"
+    )]
+    command.spawn()
+}
+
+/// What a started program says; `None` when it failed or said too much.
+pub(super) fn answer(mut child: Child) -> Option<String> {
+    let mut text = Vec::new();
+    // Taken out of the child, so that it closes and a program that says too much ends by SIGPIPE.
+    let read = child
+        .stdout
+        .take()
+        .map(|pipe| pipe.take(MAX_ANSWER + 1).read_to_end(&mut text));
+    let status = child.wait().ok()?;
+    let whole = matches!(read, Some(Ok(size)) if size as u64 <= MAX_ANSWER);
+    (status.success() && whole).then(|| String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trust() {
+        assert_eq!(distrust(0, 0o104_755, false), None);
+        assert!(distrust(1000, 0o104_755, false).is_some());
+        assert!(distrust(0, 0o104_775, false).is_some());
+        assert!(distrust(0, 0o104_757, false).is_some());
+        assert!(distrust(65534, 0o104_755, false).is_some());
+        assert_eq!(distrust(65534, 0o104_755, true), None);
+    }
+
+    #[test]
+    fn programs_are_found_and_answer() {
+        assert_eq!(find("no-such-program-of-lodger", false), Ok(None));
+        let echo = find("echo", true).unwrap().unwrap();
+        let said = answer(start(&echo, &["hello"]).unwrap());
+        assert_eq!(said.as_deref(), Some("hello\n"));
+        let env = find("env", true).unwrap().unwrap();
+        assert_eq!(answer(start(&env, &[]).unwrap()).as_deref(), Some(""));
+        let not = find("false", true).unwrap().unwrap();
+        assert_eq!(answer(start(&not, &[]).unwrap()), None);
+    }
+}

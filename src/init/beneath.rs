@@ -1,0 +1,167 @@
+//! The container's root as the only way to name anything in it.
+//!
+//! The tree belongs to whoever made the image, and may change while we look: a path string that is resolved twice can
+//! mean two things (CVE-2021-30465, CVE-2025-31133). So every path is resolved once, by the kernel, with the root's fd
+//! as its root (openat2(2), RESOLVE_IN_ROOT), to an fd that is then used. Magic links are refused everywhere.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+
+use crate::error::{Doing, Result};
+use crate::sys;
+
+/// Whether symbolic links on the way are followed (beneath the root) or refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Links {
+    /// Followed, as if the root were `/`.
+    InRoot,
+    /// Refused with ELOOP.
+    Refused,
+}
+
+/// The root mount's fd.
+#[derive(Debug)]
+pub(super) struct RootDir {
+    fd: OwnedFd,
+}
+
+impl RootDir {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Resolves `path` to an O_PATH fd.
+    pub(super) fn open(&self, path: &Path, links: Links) -> sys::Result<OwnedFd> {
+        self.resolve(path, OFlags::PATH, links)
+    }
+
+    /// Opens the regular file `path` for reading, without ever blocking on it.
+    pub(super) fn open_regular(&self, path: &Path) -> sys::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = self.resolve(path, flags, Links::InRoot)?;
+        sys::path::require_regular(&fd, path)?;
+        Ok(fd)
+    }
+
+    /// Resolves `path`, and makes it a directory (with those above it) or an empty file where it is missing.
+    pub(super) fn open_or_make(
+        &self,
+        path: &Path,
+        directory: bool,
+        links: Links,
+    ) -> sys::Result<OwnedFd> {
+        match self.open(path, links) {
+            Err(error) if error.is(nix::libc::ENOENT) => {}
+            opened => return opened,
+        }
+        if directory {
+            return self.make_dirs(path, links);
+        }
+        let (parent, name) = split(path);
+        let parent = self.make_dirs(&parent, links)?;
+        make_file(&parent, &name)
+    }
+
+    /// Makes `path` a directory where it is missing.
+    pub(super) fn make_dir_if_missing(&self, path: &Path) -> Result<()> {
+        match self.open_or_make(path, true, Links::InRoot) {
+            // Only the process itself, with its own ids, can tell whether it may enter.
+            Err(error) if error.is(nix::libc::EACCES) => Ok(()),
+            made => made
+                .map(drop)
+                .doing(|| format!("cannot make {path:?} in the root filesystem")),
+        }
+    }
+
+    /// Makes the directory `path` and those above it, as far as they are missing.
+    pub(super) fn make_dirs(&self, path: &Path, links: Links) -> sys::Result<OwnedFd> {
+        let names: Vec<&OsStr> = normal_names(path);
+        let (mut directory, existing) = self.deepest(&names, links)?;
+        for name in &names[existing..] {
+            match rustix::fs::mkdirat(&directory, *name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(e) => return Err(sys::Error::new("mkdirat", format!("{name:?}, 0755"), e)),
+            }
+            // What was just made is no link; a dangling link that was there is refused here.
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            directory = rustix::fs::openat(&directory, *name, flags, Mode::empty())
+                .map_err(|e| sys::Error::new("openat", format!("{name:?}, O_NOFOLLOW"), e))?;
+        }
+        Ok(directory)
+    }
+
+    /// The longest leading part of `names` that exists, opened as a directory, and its length.
+    fn deepest(&self, names: &[&OsStr], links: Links) -> sys::Result<(OwnedFd, usize)> {
+        let mut length = names.len();
+        loop {
+            let path: PathBuf = names[..length].iter().collect();
+            match self.resolve(&path, OFlags::PATH | OFlags::DIRECTORY, links) {
+                Err(error) if error.is(nix::libc::ENOENT) && length > 0 => length -= 1,
+                resolved => return resolved.map(|fd| (fd, length)),
+            }
+        }
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlags, links: Links) -> sys::Result<OwnedFd> {
+        let relative: PathBuf = normal_names(path).iter().collect();
+        let relative = if relative.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            &relative
+        };
+        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        if links == Links::Refused {
+            resolve |= ResolveFlags::NO_SYMLINKS;
+        }
+        sys::path::open_beneath(&self.fd, relative, flags, resolve)
+    }
+}
+
+/// Makes an empty file, or opens what is there unless it is a symbolic link or a directory.
+pub(super) fn make_file(parent: &OwnedFd, name: &OsStr) -> sys::Result<OwnedFd> {
+    let error = |e| sys::Error::new("openat", format!("{name:?}, O_CREAT|O_EXCL"), e);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) | Err(rustix::io::Errno::EXIST) => {}
+        Err(e) => return Err(error(e)),
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(error)?;
+    match file_type(&fd)? {
+        FileType::Symlink => Err(error(rustix::io::Errno::LOOP)),
+        FileType::Directory => Err(error(rustix::io::Errno::ISDIR)),
+        _ => Ok(fd),
+    }
+}
+
+/// The type of the file that `fd` is open on.
+pub(super) fn file_type(fd: impl AsFd) -> sys::Result<FileType> {
+    let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)
+        .map_err(|e| sys::Error::new("fstat", "fd", e))?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// The directory part and the last name of an absolute path.
+pub(super) fn split(path: &Path) -> (PathBuf, std::ffi::OsString) {
+    let parent = path.parent().unwrap_or(Path::new("/")).to_owned();
+    let name = path.file_name().unwrap_or(OsStr::new(".")).to_owned();
+    (parent, name)
+}
+
+/// The names in `path`. The plan's paths have no `..`; the kernel would keep one beneath the root anyway.
+fn normal_names(path: &Path) -> Vec<&OsStr> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name),
+            Component::ParentDir => Some(OsStr::new("..")),
+            _ => None,
+        })
+        .collect()
+}

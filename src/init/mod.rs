@@ -1,0 +1,304 @@
+//! Everything that happens in the container's process between clone3 and execve, and nothing else.
+//!
+//! The code here decides nothing: it follows the plan, in order, and stops at the first thing that fails. It writes no
+//! log and runs no exit handler; it reports over the line, and the parent prints. From the moment the root's fd is
+//! open, no path of the container is resolved but beneath it ([`beneath`]). A process that may share a pid namespace
+//! with container code cannot be looked into ([`sys::cred::set_dumpable`]; CVE-2016-9962).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use crate::error::{Doing, Error, Result};
+use crate::plan::idmap::maps_id;
+use crate::plan::{Namespace, Plan, Process, UserNamespace};
+use crate::spawn::line::{Failure, InitEnd, Order, Report};
+use crate::sys;
+use crate::sys::memory::SharedByte;
+
+mod beneath;
+mod devices;
+mod mounts;
+mod passwd;
+mod paths;
+mod privileges;
+mod program;
+mod rootfs;
+mod sysctl;
+
+use program::Program;
+
+/// How far init came, for the message when it ends without a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Waiting for the id maps.
+    IdMaps,
+    /// Opening the sources of mounts.
+    Sources,
+    /// Making the mounts.
+    Mounts,
+    /// Binding devices.
+    Devices,
+    /// Masking paths and making them read-only.
+    Paths,
+    /// Changing the root.
+    Pivot,
+    /// Setting ids, capabilities and limits.
+    Privileges,
+    /// Waiting for `start`.
+    Gate,
+    /// Running the program.
+    Exec,
+}
+
+impl Stage {
+    const ALL: [Self; 9] = [
+        Self::IdMaps,
+        Self::Sources,
+        Self::Mounts,
+        Self::Devices,
+        Self::Paths,
+        Self::Pivot,
+        Self::Privileges,
+        Self::Gate,
+        Self::Exec,
+    ];
+
+    /// The stage with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// What is being done.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::IdMaps => "waiting for the id maps",
+            Self::Sources => "opening the sources of the mounts",
+            Self::Mounts => "mounting",
+            Self::Devices => "binding devices",
+            Self::Paths => "masking paths",
+            Self::Pivot => "changing the root",
+            Self::Privileges => "setting ids, capabilities and limits",
+            Self::Gate => "waiting for start",
+            Self::Exec => "running the program",
+        }
+    }
+}
+
+/// What init is given: the plan, and its end of everything it shares with the parent.
+#[derive(Debug)]
+pub struct Init<'a> {
+    /// What to do.
+    pub plan: &'a Plan,
+    /// The line to the runtime.
+    pub line: InitEnd,
+    /// The listening socket on which `start` arrives; `None` when the runtime itself starts the program.
+    pub gate: Option<OwnedFd>,
+    /// Where the stage is written.
+    pub stage: &'a SharedByte,
+}
+
+impl Init<'_> {
+    /// Sets up the container and becomes its program.
+    pub fn run(self) -> ! {
+        let error = match self.set_up() {
+            Ok(None) => sys::process::exit_now(1),
+            Ok(Some(program)) => match self.wait_for_start() {
+                Ok(None) => sys::process::exit_now(1),
+                Ok(Some((line, die_with_runtime))) => {
+                    self.enter(Stage::Exec);
+                    let error = start(&program, die_with_runtime);
+                    give_up(&line, &error)
+                }
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        give_up(&self.line, &error)
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.stage.set(stage as u8);
+    }
+
+    /// Everything up to the program; `None` when the runtime went away.
+    fn set_up(&self) -> Result<Option<Program>> {
+        let mut kept = vec![self.line.as_fd()];
+        kept.extend(self.gate.as_ref().map(AsFd::as_fd));
+        sys::fd::close_others(3, &kept).doing(|| "cannot close inherited files".to_owned())?;
+        die_with_runtime(true)?;
+        if self.line.receive().map_err(protocol)? != Some(Order::Go) {
+            return Ok(None);
+        }
+        let plan = self.plan;
+        let umask = sys::cred::swap_umask(0o022);
+        sys::cred::new_session().doing(|| "cannot begin a session".to_owned())?;
+        if plan.namespaces.contains(&Namespace::Cgroup) {
+            sys::ns::unshare(sys::ns::flag::CGROUP)
+                .doing(|| "cannot make a cgroup namespace".to_owned())?;
+        }
+        // Before this process becomes undumpable: its /proc files are no longer its own then.
+        set_oom_score(&plan.process)?;
+
+        self.enter(Stage::Sources);
+        sys::mount::make_all_slave().doing(|| "cannot leave mount propagation".to_owned())?;
+        let sources = rootfs::Sources::open(plan)?;
+        become_root(plan)?;
+        self.build_root(&sources)?;
+        drop(sources);
+
+        self.enter(Stage::Privileges);
+        let program = Program::prepare(&plan.process, &kept, Some(umask))?;
+        self.line
+            .send(&Report::Ready)
+            .doing(|| "cannot report to the runtime".to_owned())?;
+        Ok(Some(program))
+    }
+
+    /// Mounts, devices, masks; at the end the root is changed and nothing of the host is in reach.
+    fn build_root(&self, sources: &rootfs::Sources) -> Result<()> {
+        let plan = self.plan;
+        self.enter(Stage::Mounts);
+        let root = rootfs::attach(plan, sources)?;
+        let late = mounts::make_all(plan, sources, &root, &self.line)?;
+        self.enter(Stage::Devices);
+        devices::bind_all(plan, sources, &root)?;
+        devices::link_all(plan, &root)?;
+        root.make_dir_if_missing(&plan.process.cwd)
+            .map_err(|e| e.within("cannot prepare the working directory"))?;
+        for mount in &late {
+            mount.make_readonly()?;
+        }
+        set_names(plan)?;
+        sysctl::write_all(&plan.sysctl)?;
+        self.enter(Stage::Paths);
+        paths::mask_all(&plan.masked_paths, sources, &root)?;
+        paths::make_all_readonly(&plan.readonly_paths, &root)?;
+        self.enter(Stage::Pivot);
+        rootfs::pivot(plan, &root)
+    }
+
+    /// Waits until the program is to be run. Returns the line to report on; `None` when the runtime went away.
+    fn wait_for_start(&self) -> Result<Option<(InitEnd, bool)>> {
+        match self.line.receive().map_err(protocol)? {
+            Some(Order::Exec { die_with_runtime }) => {
+                let own = rustix::io::fcntl_dupfd_cloexec(&self.line, 3)
+                    .map_err(|e| sys::Error::new("fcntl", "line, F_DUPFD_CLOEXEC", e))
+                    .doing(|| "cannot keep the line to the runtime".to_owned())?;
+                Ok(Some((InitEnd::over(own), die_with_runtime)))
+            }
+            Some(Order::Detach) => self.wait_at_gate().map(|line| Some((line, false))),
+            _ => Ok(None),
+        }
+    }
+
+    fn wait_at_gate(&self) -> Result<InitEnd> {
+        self.enter(Stage::Gate);
+        let what = || "cannot wait for start".to_owned();
+        let gate = self
+            .gate
+            .as_ref()
+            .ok_or_else(|| Error::new(what()).because("there is no gate"))?;
+        die_with_runtime(false)?;
+        // `exec` and warm starts must be able to open this process's namespaces while it waits.
+        sys::cred::set_dumpable(true).doing(what)?;
+        self.line.send(&Report::Detached).doing(what)?;
+        loop {
+            let line = InitEnd::over(sys::socket::accept(gate).doing(what)?);
+            // Whoever hangs up without an order did not start anything.
+            if let Ok(Some(Order::Exec { .. })) = line.receive() {
+                sys::cred::set_dumpable(false).doing(what)?;
+                return Ok(line);
+            }
+        }
+    }
+}
+
+/// In a process that has joined a container's namespaces: becomes `process`.
+pub fn join(process: &Process, line: InitEnd) -> ! {
+    let session = sys::cred::new_session().doing(|| "cannot begin a session".to_owned());
+    let prepared = session.and_then(|()| Program::prepare(process, &[line.as_fd()], None));
+    let error = match prepared {
+        Ok(program) => start(&program, false),
+        Err(error) => error,
+    };
+    give_up(&line, &error)
+}
+
+/// Runs the program; returns only on failure.
+fn start(program: &Program, dies: bool) -> Error {
+    if let Err(error) = die_with_runtime(dies) {
+        return error;
+    }
+    program.exec()
+}
+
+fn die_with_runtime(die: bool) -> Result<()> {
+    sys::cred::die_with_parent(die).doing(|| "cannot follow the runtime's end".to_owned())
+}
+
+fn protocol(error: crate::spawn::line::ProtocolError) -> Error {
+    Error::new("cannot understand the runtime").because(error)
+}
+
+/// Reports the error over the line and ends; if the runtime is gone there is nobody to tell.
+fn give_up(line: &InitEnd, error: &Error) -> ! {
+    let failure = Failure {
+        what: error.what().to_owned(),
+        cause: error.cause(),
+        hint: error.hints(),
+    };
+    let _nobody_to_tell = line.send(&Report::Failed(failure));
+    sys::process::exit_now(1)
+}
+
+fn set_oom_score(process: &Process) -> Result<()> {
+    let Some(score) = process.oom_score_adj else {
+        return Ok(());
+    };
+    write_oom_score(score)
+}
+
+/// Writes this process's oom_score_adj (proc_pid_oom_score_adj(5)).
+pub fn write_oom_score(score: i32) -> Result<()> {
+    let path = Path::new("/proc/self/oom_score_adj");
+    sys::path::write_existing(path, score.to_string().as_bytes())
+        .doing(|| format!("cannot set oom_score_adj to {score} (/process/oomScoreAdj)"))
+        .map_err(|error| {
+            error.hint("going below the value this session began with needs CAP_SYS_RESOURCE in the initial user namespace; ask for a higher value")
+        })
+}
+
+/// Takes the ids of the container's root, if it has one, and keeps others from looking in.
+fn become_root(plan: &Plan) -> Result<()> {
+    let what = || "cannot become the container's root".to_owned();
+    if let UserNamespace::New {
+        uid_map,
+        gid_map,
+        setgroups,
+        ..
+    } = &plan.user_namespace
+    {
+        if *setgroups {
+            sys::cred::set_groups(&[]).doing(what)?;
+        }
+        if maps_id(gid_map, 0) {
+            sys::cred::set_gid(0).doing(what)?;
+        }
+        if maps_id(uid_map, 0) {
+            sys::cred::set_uid(0).doing(what)?;
+        }
+    }
+    sys::cred::set_dumpable(false).doing(what)?;
+    // A change of uid has cleared it.
+    die_with_runtime(true)
+}
+
+fn set_names(plan: &Plan) -> Result<()> {
+    if let Some(name) = &plan.hostname {
+        sys::cred::set_hostname(name).doing(|| "cannot set /hostname".to_owned())?;
+    }
+    if let Some(name) = &plan.domainname {
+        sys::cred::set_domainname(name).doing(|| "cannot set /domainname".to_owned())?;
+    }
+    Ok(())
+}

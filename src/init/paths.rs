@@ -1,0 +1,72 @@
+//! Masked and read-only paths. Each is resolved once, to an fd, and covered there; a missing one is passed over.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::beneath::{Links, RootDir};
+use super::devices::is_directory;
+use super::rootfs::Sources;
+use crate::error::{Doing, Error, Result};
+use crate::sys;
+use crate::sys::mount as kernel;
+
+const MASK_ATTRIBUTES: u64 = kernel::MOUNT_ATTR_RDONLY
+    | kernel::MOUNT_ATTR_NOSUID
+    | kernel::MOUNT_ATTR_NODEV
+    | kernel::MOUNT_ATTR_NOEXEC;
+
+/// Covers files with the verified /dev/null, directories with one empty read-only tmpfs that they share.
+pub(super) fn mask_all(paths: &[PathBuf], sources: &Sources, root: &RootDir) -> Result<()> {
+    let mut empty: Option<OwnedFd> = None;
+    for path in paths {
+        let what = || format!("cannot mask {path:?}");
+        let Some(place) = find(root, path).doing(what)? else {
+            continue;
+        };
+        if !is_directory(&place).doing(what)? {
+            let null = sources
+                .null()
+                .ok_or_else(|| Error::new(what()).because("/dev/null was not opened"))?;
+            let mask = kernel::clone_tree(null, false, path).doing(what)?;
+            kernel::attach(&mask, &place, path).doing(what)?;
+            continue;
+        }
+        // A tree can be copied only once it is attached: the first directory gets the tmpfs, the others a copy of it.
+        let mask = match &empty {
+            Some(attached) => kernel::clone_tree(attached, false, path).doing(what)?,
+            None => empty_directory().doing(what)?,
+        };
+        kernel::attach(&mask, &place, path).doing(what)?;
+        empty.get_or_insert(mask);
+    }
+    Ok(())
+}
+
+fn empty_directory() -> sys::Result<OwnedFd> {
+    let context = kernel::FsContext::open("tmpfs")?;
+    context.set_string("size", "4k")?;
+    context.set_string("nr_inodes", "1")?;
+    context.set_string("mode", "555")?;
+    context.mount(MASK_ATTRIBUTES)
+}
+
+/// Covers each path with a read-only copy of itself.
+pub(super) fn make_all_readonly(paths: &[PathBuf], root: &RootDir) -> Result<()> {
+    for path in paths {
+        let what = || format!("cannot make {path:?} read-only");
+        let Some(place) = find(root, path).doing(what)? else {
+            continue;
+        };
+        let tree = kernel::clone_tree(&place, true, path).doing(what)?;
+        kernel::set_attributes(&tree, true, kernel::MOUNT_ATTR_RDONLY, 0, 0).doing(what)?;
+        kernel::attach(&tree, &place, path).doing(what)?;
+    }
+    Ok(())
+}
+
+fn find(root: &RootDir, path: &Path) -> sys::Result<Option<OwnedFd>> {
+    match root.open(path, Links::InRoot) {
+        Err(error) if error.is(nix::libc::ENOENT) || error.is(nix::libc::ENOTDIR) => Ok(None),
+        found => found.map(Some),
+    }
+}

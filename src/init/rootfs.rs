@@ -1,0 +1,138 @@
+//! The root filesystem: opening what is mounted from the host, attaching the root, changing into it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType};
+
+use super::beneath::RootDir;
+use crate::error::{Doing, Error, Result};
+use crate::plan::{MountSource, Plan, Propagation, PropagationKind};
+use crate::sys;
+
+/// Everything of the host that the container gets to see, opened before this process takes the container's ids, so
+/// that the caller's own rights decide.
+#[derive(Debug)]
+pub(super) struct Sources {
+    root: OwnedFd,
+    /// One for each of the plan's mounts; `None` for a new filesystem.
+    binds: Vec<Option<OwnedFd>>,
+    /// One for each of the plan's devices, verified.
+    devices: Vec<OwnedFd>,
+    /// The host's /dev/null, verified: what files are masked with (CVE-2025-31133).
+    null: Option<OwnedFd>,
+}
+
+impl Sources {
+    pub(super) fn open(plan: &Plan) -> Result<Self> {
+        let root = open_root(&plan.root.path)?;
+        let binds = plan
+            .mounts
+            .iter()
+            .map(|mount| match &mount.source {
+                MountSource::Bind { source, .. } => open_bind(source, &mount.property).map(Some),
+                MountSource::Filesystem { .. } => Ok(None),
+            })
+            .collect::<Result<_>>()?;
+        let devices = plan
+            .devices
+            .iter()
+            .map(|device| open_device(&device.path, device.major, device.minor))
+            .collect::<Result<_>>()?;
+        let null = if plan.masked_paths.is_empty() {
+            None
+        } else {
+            Some(open_device(Path::new("/dev/null"), 1, 3)?)
+        };
+        Ok(Self {
+            root,
+            binds,
+            devices,
+            null,
+        })
+    }
+
+    pub(super) fn bind(&self, index: usize) -> Option<&OwnedFd> {
+        self.binds.get(index)?.as_ref()
+    }
+
+    pub(super) fn devices(&self) -> &[OwnedFd] {
+        &self.devices
+    }
+
+    pub(super) fn null(&self) -> Option<&OwnedFd> {
+        self.null.as_ref()
+    }
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd> {
+    let what = || format!("cannot open the root filesystem {path:?}");
+    let fd = sys::mount::open_path(path).doing(what).map_err(|e| {
+        e.hint("every directory above it must be open (x) to you, and root.path in config.json must name it")
+    })?;
+    if super::beneath::file_type(&fd).doing(what)? == FileType::Directory {
+        return Ok(fd);
+    }
+    Err(Error::new(what()).because("it is not a directory"))
+}
+
+fn open_bind(source: &Path, property: &str) -> Result<OwnedFd> {
+    sys::mount::open_path(source)
+        .doing(|| format!("cannot open the source of {property}"))
+        .map_err(|e| e.hint("the source must exist, and be open to you; nothing is created for it"))
+}
+
+/// Opens a device node of the host, and makes sure it is the device it should be.
+fn open_device(path: &Path, major: u32, minor: u32) -> Result<OwnedFd> {
+    let what = || format!("cannot use the host's {}", path.display());
+    let fd = sys::mount::open_path(path).doing(what)?;
+    let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH)
+        .map_err(|e| sys::Error::new("fstat", format!("{path:?}"), e))
+        .doing(what)?;
+    let found = (
+        FileType::from_raw_mode(stat.st_mode),
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    );
+    if found == (FileType::CharacterDevice, major, minor) {
+        return Ok(fd);
+    }
+    let (kind, found_major, found_minor) = found;
+    Err(Error::new(what()).because(format!(
+        "it is {kind:?} {found_major}:{found_minor}, not character device {major}:{minor}"
+    )))
+}
+
+/// Mounts the root filesystem over itself, which makes it a mount that can become the root.
+pub(super) fn attach(plan: &Plan, sources: &Sources) -> Result<RootDir> {
+    let path = &plan.root.path;
+    let what = || format!("cannot mount the root filesystem {path:?}");
+    let tree = sys::mount::clone_tree(&sources.root, true, path).doing(what)?;
+    sys::mount::attach(&tree, &sources.root, path).doing(what)?;
+    Ok(RootDir::new(tree))
+}
+
+/// Makes `root` the root of the mount namespace; the host's tree is gone from it afterwards.
+pub(super) fn pivot(plan: &Plan, root: &RootDir) -> Result<()> {
+    sys::mount::pivot_root(root.fd()).doing(|| "cannot change the root".to_owned())?;
+    if let Some(propagation) = plan.root.propagation {
+        set_propagation(root.fd(), propagation)
+            .doing(|| "cannot apply /linux/rootfsPropagation".to_owned())?;
+    }
+    if plan.root.readonly {
+        sys::mount::set_attributes(root.fd(), false, sys::mount::MOUNT_ATTR_RDONLY, 0, 0)
+            .doing(|| "cannot apply /root/readonly".to_owned())?;
+    }
+    Ok(())
+}
+
+/// Changes the propagation of the mount `mount` is the root of.
+pub(super) fn set_propagation(mount: impl AsFd, propagation: Propagation) -> sys::Result<()> {
+    let kind = match propagation.kind {
+        PropagationKind::Shared => sys::mount::MS_SHARED,
+        PropagationKind::Slave => sys::mount::MS_SLAVE,
+        PropagationKind::Private => sys::mount::MS_PRIVATE,
+        PropagationKind::Unbindable => sys::mount::MS_UNBINDABLE,
+    };
+    sys::mount::set_attributes(mount, propagation.recursive, 0, 0, kind)
+}

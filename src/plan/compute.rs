@@ -1,0 +1,250 @@
+//! `Plan::compute`: all decisions about one container, made in one place and from plain values.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
+
+use super::idmap::{self, ConfigMaps};
+use super::mounts::{self, Context, clean};
+use super::{
+    Device, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Root, UserNamespace,
+    namespaces, process, sysctl,
+};
+use crate::bundle::{Bundle, Problem, escape};
+use crate::host::HostFacts;
+
+/// Devices that every container has (config-linux.md, "Default Devices"): name, major, minor.
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+
+/// Links that every container has (runtime-linux.md, "Dev symbolic links"; devpts(5) for ptmx): name, target, replace.
+const LINKS: [(&str, &str, bool); 5] = [
+    ("ptmx", "pts/ptmx", true),
+    ("fd", "/proc/self/fd", false),
+    ("stdin", "/proc/self/fd/0", false),
+    ("stdout", "/proc/self/fd/1", false),
+    ("stderr", "/proc/self/fd/2", false),
+];
+
+/// Annotations that change what other runtimes do.
+const FOREIGN_ANNOTATIONS: [&str; 3] = ["run.oci.", "org.systemd.property.", "org.criu."];
+
+impl Note {
+    /// A note on the property at `property`. Control characters are escaped, as they may come from config.json.
+    pub fn new(
+        property: impl AsRef<str>,
+        reason: impl AsRef<str>,
+        remedy: impl AsRef<str>,
+    ) -> Self {
+        Self {
+            property: escape(property.as_ref()),
+            reason: escape(reason.as_ref()),
+            remedy: escape(remedy.as_ref()),
+        }
+    }
+}
+
+impl Plan {
+    /// Decides what will be done for `bundle` on a host with `facts`. Does no I/O; the same arguments give the same plan.
+    ///
+    /// # Errors
+    /// All that the configuration asks and this caller cannot have, each with its JSON pointer.
+    pub fn compute(bundle: &Bundle, facts: &HostFacts) -> Result<Self, Vec<Problem>> {
+        let spec = &bundle.spec;
+        let linux = spec.linux().as_ref();
+        let mut problems = Vec::new();
+        let (user_namespace, mut notes) = idmap::user_namespace(config_maps(linux), facts)?;
+        let ids = ids(&user_namespace, facts);
+        notes.extend(bundle.warnings.iter().map(warning));
+        let namespaces = namespaces::namespaces(linux, &mut notes);
+        let root = root(bundle, &mut notes);
+        let context = Context {
+            directory: &bundle.directory,
+            namespaces: &namespaces,
+            ids,
+        };
+        let asked = spec.mounts().as_deref().unwrap_or_default();
+        let mounts = mounts::mounts(asked, context, &mut notes, &mut problems);
+        let new = matches!(user_namespace, UserNamespace::New { .. });
+        let parameters = linux.and_then(|l| l.sysctl().clone()).unwrap_or_default();
+        let sysctl = sysctl::sysctl(&parameters, &namespaces, new, &mut problems);
+        let process = plan_process(spec, ids, &mut notes, &mut problems);
+        note_resources(linux, &mut notes);
+        let annotations = annotations(spec, &mut notes);
+        let own_dev = !mounts::has_host_dev(&mounts);
+        match process {
+            Some(process) if problems.is_empty() => Ok(Self {
+                root,
+                devices: own_dev.then(devices).unwrap_or_default(),
+                links: own_dev.then(links).unwrap_or_default(),
+                mounts,
+                masked_paths: paths(linux.and_then(|l| l.masked_paths().as_ref())),
+                readonly_paths: paths(linux.and_then(|l| l.readonly_paths().as_ref())),
+                sysctl,
+                hostname: named(spec.hostname()),
+                domainname: named(spec.domainname()),
+                process,
+                annotations,
+                notes,
+                namespaces,
+                user_namespace,
+            }),
+            _ => Err(problems),
+        }
+    }
+}
+
+fn ids<'a>(user_namespace: &'a UserNamespace, facts: &'a HostFacts) -> Ids<'a> {
+    match user_namespace {
+        UserNamespace::Inherit => Ids {
+            maps: None,
+            setgroups: facts.setgroups_allowed,
+            facts,
+        },
+        UserNamespace::New {
+            uid_map,
+            gid_map,
+            setgroups,
+            ..
+        } => Ids {
+            maps: Some((uid_map, gid_map)),
+            setgroups: *setgroups,
+            facts,
+        },
+    }
+}
+
+fn config_maps(linux: Option<&Linux>) -> ConfigMaps {
+    let list = |mappings: &Option<Vec<LinuxIdMapping>>| {
+        let lines = mappings.iter().flatten().map(|m| IdMapping {
+            container_id: m.container_id(),
+            host_id: m.host_id(),
+            size: m.size(),
+        });
+        lines.collect()
+    };
+    ConfigMaps {
+        requested: namespaces::asks_for_user_namespace(linux),
+        uids: linux.map(|l| list(l.uid_mappings())).unwrap_or_default(),
+        gids: linux.map(|l| list(l.gid_mappings())).unwrap_or_default(),
+    }
+}
+
+fn warning(warning: &Problem) -> Note {
+    Note::new(
+        &warning.pointer,
+        format!("left out: {}", warning.message),
+        "correct its name, or take it out",
+    )
+}
+
+fn root(bundle: &Bundle, notes: &mut Vec<Note>) -> Root {
+    let root = bundle.spec.root().clone().unwrap_or_default();
+    let linux = bundle.spec.linux().as_ref();
+    let propagation = linux.and_then(|l| propagation(l.rootfs_propagation().as_deref()?));
+    if propagation.is_some_and(|p| p.kind == PropagationKind::Shared) {
+        notes.push(Note::new(
+            "/linux/rootfsPropagation",
+            "mounts made in the container do not appear on the host: a user namespace cannot propagate them there",
+            "use \"rslave\" to receive the host's mounts",
+        ));
+    }
+    Root {
+        path: bundle.directory.join(root.path()),
+        readonly: root.readonly().unwrap_or(false),
+        propagation,
+    }
+}
+
+/// `linux.rootfsPropagation`; anything else was refused by `bundle::raw`.
+fn propagation(text: &str) -> Option<Propagation> {
+    let of = |text: &str| match text {
+        "shared" => Some(PropagationKind::Shared),
+        "slave" => Some(PropagationKind::Slave),
+        "private" => Some(PropagationKind::Private),
+        "unbindable" => Some(PropagationKind::Unbindable),
+        _ => None,
+    };
+    let plain = of(text).map(|kind| (kind, false));
+    let (kind, recursive) = plain.or_else(|| Some((of(text.strip_prefix('r')?)?, true)))?;
+    Some(Propagation { kind, recursive })
+}
+
+fn plan_process(
+    spec: &Spec,
+    ids: Ids<'_>,
+    notes: &mut Vec<Note>,
+    problems: &mut Vec<Problem>,
+) -> Option<super::Process> {
+    match process(spec.process().as_ref()?, ids) {
+        Ok((process, more)) => {
+            notes.extend(more);
+            Some(process)
+        }
+        Err(more) => {
+            problems.extend(more);
+            None
+        }
+    }
+}
+
+fn note_resources(linux: Option<&Linux>, notes: &mut Vec<Note>) {
+    let resources = linux.and_then(|l| l.resources().as_ref());
+    let rules = resources.and_then(|r| r.devices().as_ref());
+    if rules.is_some_and(|rules| !rules.is_empty()) {
+        notes.push(Note::new(
+            "/linux/resources/devices",
+            "device rules are not enforced: they need BPF in the initial user namespace",
+            "none is needed: a container without root of the host has only the devices bound into it, with the caller's rights",
+        ));
+    }
+}
+
+fn annotations(spec: &Spec, notes: &mut Vec<Note>) -> BTreeMap<String, String> {
+    let annotations = spec.annotations().iter().flatten();
+    let annotations: BTreeMap<String, String> =
+        annotations.map(|(k, v)| (k.clone(), v.clone())).collect();
+    let foreign = |key: &&String| FOREIGN_ANNOTATIONS.iter().any(|p| key.starts_with(p));
+    notes.extend(annotations.keys().filter(foreign).map(|key| {
+        Note::new(
+            format!("/annotations/{}", crate::bundle::pointer_token(key)),
+            "kept, but not acted upon: lodger does not do yet what other runtimes do with it",
+            "take it out, or use another runtime if it matters",
+        )
+    }));
+    annotations
+}
+
+fn devices() -> Vec<Device> {
+    let device = |(name, major, minor)| Device {
+        path: Path::new("/dev").join(name),
+        major,
+        minor,
+    };
+    DEVICES.map(device).to_vec()
+}
+
+fn links() -> Vec<Link> {
+    let link = |(name, target, replace)| Link {
+        path: Path::new("/dev").join(name),
+        target: PathBuf::from(target),
+        replace,
+    };
+    LINKS.map(link).to_vec()
+}
+
+fn paths(asked: Option<&Vec<String>>) -> Vec<PathBuf> {
+    let asked = asked.into_iter().flatten();
+    asked.map(|path| clean(Path::new(path))).collect()
+}
+
+fn named(name: &Option<String>) -> Option<String> {
+    name.clone().filter(|name| !name.is_empty())
+}

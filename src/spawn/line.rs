@@ -1,0 +1,305 @@
+//! The line between the runtime and a container's init: one SOCK_SEQPACKET pair with two typed ends.
+//!
+//! Each end can only send what its side may say, and the runtime's side accepts messages only in the phase they belong
+//! to ([`Handshake`]). What arrives is never trusted to be well-formed: a wrong byte is an error, not a panic.
+//!
+//! ```text
+//!   runtime ──Go──▶ init      the id maps are written
+//!   runtime ◀─Note─ init      something the kernel would not do, adapted (any number)
+//!   runtime ◀Ready─ init      everything is set up
+//!   runtime ─Detach▶ init     the state is recorded: outlive the runtime, wait for `start`
+//!   runtime ◀Detached init
+//!   runtime ──Exec─▶ init     run the program (also sent by `start`, on its own connection)
+//!   runtime ◀─EOF── init      execve succeeded: the line is close-on-exec
+//!   runtime ◀Failed init      at any point instead
+//! ```
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Note;
+use crate::sys;
+
+/// What the runtime tells init.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// The id maps are written: set up the container.
+    Go,
+    /// The state is recorded: outlive the runtime and wait at the gate.
+    Detach,
+    /// Run the program.
+    Exec {
+        /// Whether to be killed when the runtime ends.
+        die_with_runtime: bool,
+    },
+}
+
+/// What init tells the runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// Something was adapted.
+    Note(Note),
+    /// Everything is set up but the program.
+    Ready,
+    /// Init no longer depends on the runtime.
+    Detached,
+    /// Init gave up.
+    Failed(Failure),
+}
+
+/// Why init gave up: the runtime turns it into the one error that is printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was being done.
+    pub what: String,
+    /// What stopped it.
+    pub cause: Option<String>,
+    /// What the reader can do.
+    pub hint: Option<String>,
+}
+
+/// The runtime's end.
+#[derive(Debug)]
+pub struct RuntimeEnd(OwnedFd);
+
+/// Init's end.
+#[derive(Debug)]
+pub struct InitEnd(OwnedFd);
+
+/// A new line.
+pub fn pair() -> sys::Result<(RuntimeEnd, InitEnd)> {
+    let (runtime, init) = sys::socket::pair()?;
+    Ok((RuntimeEnd(runtime), InitEnd(init)))
+}
+
+impl RuntimeEnd {
+    /// The end of a connection to the gate of a created container.
+    pub fn over(connection: OwnedFd) -> Self {
+        Self(connection)
+    }
+
+    /// Gives an order.
+    pub fn send(&self, order: Order) -> sys::Result<()> {
+        send(&self.0, &order)
+    }
+
+    /// Waits for a report; `None` when init has closed its end.
+    pub fn receive(&self) -> Result<Option<Report>, ProtocolError> {
+        receive(&self.0)
+    }
+}
+
+impl InitEnd {
+    /// The end of a connection that the gate accepted.
+    pub fn over(connection: OwnedFd) -> Self {
+        Self(connection)
+    }
+
+    /// Makes a report. A failure's text is cut so that it fits a packet.
+    pub fn send(&self, report: &Report) -> sys::Result<()> {
+        match report {
+            Report::Failed(failure) => send(&self.0, &Report::Failed(shortened(failure))),
+            other => send(&self.0, other),
+        }
+    }
+
+    /// Waits for an order; `None` when the runtime is gone.
+    pub fn receive(&self) -> Result<Option<Order>, ProtocolError> {
+        receive(&self.0)
+    }
+}
+
+impl AsFd for InitEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn send<T: Serialize>(socket: &OwnedFd, message: &T) -> sys::Result<()> {
+    let packet = serde_json::to_vec(message)
+        .map_err(|e| sys::Error::new("send", e.to_string(), std::io::Error::from(e)))?;
+    sys::socket::send(socket, &packet)
+}
+
+fn receive<T: for<'a> Deserialize<'a>>(socket: &OwnedFd) -> Result<Option<T>, ProtocolError> {
+    let Some(packet) = sys::socket::receive(socket).map_err(ProtocolError::Receive)? else {
+        return Ok(None);
+    };
+    let message = serde_json::from_slice(&packet)
+        .map_err(|_| ProtocolError::Unreadable(String::from_utf8_lossy(&packet).into_owned()))?;
+    Ok(Some(message))
+}
+
+fn shortened(failure: &Failure) -> Failure {
+    // JSON may make six bytes of one; three texts share the packet.
+    const LONGEST: usize = sys::socket::MAX_PACKET / 6 / 3 - 16;
+    let cut = |text: &String| text.chars().take(LONGEST).collect::<String>();
+    let fits = |failure: &Failure| {
+        serde_json::to_vec(failure).is_ok_and(|text| text.len() + 32 < sys::socket::MAX_PACKET)
+    };
+    if fits(failure) {
+        return failure.clone();
+    }
+    Failure {
+        what: cut(&failure.what),
+        cause: failure.cause.as_ref().map(cut),
+        hint: failure.hint.as_ref().map(cut),
+    }
+}
+
+/// Something arrived that should not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// The socket failed.
+    #[error("{0}")]
+    Receive(sys::Error),
+    /// Not a message.
+    #[error("unreadable message {0:?}")]
+    Unreadable(String),
+    /// A message that does not belong to this phase.
+    #[error("unexpected message {report:?} while {phase}")]
+    Unexpected {
+        /// The message.
+        report: Report,
+        /// What the runtime was waiting for.
+        phase: Phase,
+    },
+    /// Init ended without a word.
+    #[error("the container's process ended while {0}")]
+    Ended(Phase),
+}
+
+/// What the runtime waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// For `Ready`.
+    SettingUp,
+    /// For `Detached`.
+    Detaching,
+    /// For the end of the line, which is success.
+    Starting,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SettingUp => "setting up the container",
+            Self::Detaching => "detaching from the runtime",
+            Self::Starting => "starting the program",
+        })
+    }
+}
+
+/// What a report means in a phase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// The phase is over.
+    Done,
+    /// A note to keep; the phase goes on.
+    Keep(Note),
+    /// Init gave up.
+    Fail(Failure),
+}
+
+/// The runtime's side of the conversation: which report may come when.
+#[derive(Debug)]
+pub struct Handshake;
+
+impl Handshake {
+    /// What `report` (`None`: the line has ended) means in `phase`.
+    pub fn accept(phase: Phase, report: Option<Report>) -> Result<Next, ProtocolError> {
+        match (phase, report) {
+            (Phase::SettingUp, Some(Report::Note(note))) => Ok(Next::Keep(note)),
+            (Phase::SettingUp, Some(Report::Ready))
+            | (Phase::Detaching, Some(Report::Detached))
+            | (Phase::Starting, None) => Ok(Next::Done),
+            (_, Some(Report::Failed(failure))) => Ok(Next::Fail(failure)),
+            (_, Some(report)) => Err(ProtocolError::Unexpected { report, phase }),
+            (_, None) => Err(ProtocolError::Ended(phase)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure() -> Failure {
+        Failure {
+            what: "w".to_owned(),
+            cause: None,
+            hint: None,
+        }
+    }
+
+    fn note() -> Note {
+        Note {
+            property: "/p".to_owned(),
+            reason: "r".to_owned(),
+            remedy: "m".to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_report_is_accepted_in_its_phase_only() {
+        let phases = [Phase::SettingUp, Phase::Detaching, Phase::Starting];
+        let reports = [
+            (Some(Report::Note(note())), [true, false, false]),
+            (Some(Report::Ready), [true, false, false]),
+            (Some(Report::Detached), [false, true, false]),
+            (None, [false, false, true]),
+            (Some(Report::Failed(failure())), [true, true, true]),
+        ];
+        for (report, accepted) in reports {
+            for (phase, expected) in phases.into_iter().zip(accepted) {
+                let answer = Handshake::accept(phase, report.clone());
+                assert_eq!(answer.is_ok(), expected, "{report:?} while {phase}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_failure_is_a_failure_in_every_phase() {
+        let answer = Handshake::accept(Phase::Starting, Some(Report::Failed(failure())));
+        assert_eq!(answer, Ok(Next::Fail(failure())));
+    }
+
+    #[test]
+    fn messages_cross_the_line_in_order() {
+        let (runtime, init) = pair().unwrap();
+        runtime.send(Order::Go).unwrap();
+        let exec = Order::Exec {
+            die_with_runtime: true,
+        };
+        runtime.send(exec).unwrap();
+        assert_eq!(init.receive(), Ok(Some(Order::Go)));
+        assert_eq!(init.receive(), Ok(Some(exec)));
+        init.send(&Report::Note(note())).unwrap();
+        drop(init);
+        assert_eq!(runtime.receive(), Ok(Some(Report::Note(note()))));
+        assert_eq!(runtime.receive(), Ok(None));
+    }
+
+    #[test]
+    fn an_endless_failure_is_cut_to_a_packet() {
+        let (runtime, init) = pair().unwrap();
+        let long = Failure {
+            what: "\u{1}".repeat(10_000),
+            cause: Some("é".repeat(10_000)),
+            hint: Some("h".repeat(10_000)),
+        };
+        init.send(&Report::Failed(long)).unwrap();
+        assert!(matches!(runtime.receive(), Ok(Some(Report::Failed(_)))));
+    }
+
+    #[test]
+    fn noise_is_an_error() {
+        let (runtime, init) = pair().unwrap();
+        sys::socket::send(&init, b"\xff\x00 nonsense").unwrap();
+        assert!(matches!(
+            runtime.receive(),
+            Err(ProtocolError::Unreadable(_))
+        ));
+    }
+}

@@ -1,0 +1,295 @@
+//! The parent's side: makes the container's process, talks it through its set-up, records it, and undoes everything
+//! when something fails. Init reports, this side prints: one failure, one error.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use crate::bundle::Bundle;
+use crate::error::{Doing, Error, Result};
+use crate::init::{Init, Stage};
+use crate::plan::{Namespace, Note, Plan, UserNamespace};
+use crate::state::{
+    Entry, GATE, OuterRecord, ProcessIdentity, Record, Store, UserNamespaceRecord, boot_id,
+};
+use crate::sys;
+use crate::sys::memory::SharedByte;
+use crate::sys::ns::flag;
+use crate::sys::process::{Child, Cloned};
+use crate::userns::{self, Entering};
+
+mod exec;
+mod foreground;
+pub mod line;
+mod pid_file;
+
+pub use exec::exec;
+pub use foreground::wait as wait_in_foreground;
+pub use pid_file::PidFile;
+
+use line::{Failure, Handshake, Next, Order, Phase, ProtocolError, RuntimeEnd};
+
+/// What is done with the container once it is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// It waits for `start`.
+    Created,
+    /// Its program runs, and dies with this process.
+    Foreground,
+    /// Its program runs on its own.
+    Detached,
+}
+
+/// A container to make.
+#[derive(Debug)]
+pub struct Creation<'a> {
+    /// Where it comes from.
+    pub bundle: &'a Bundle,
+    /// What to do.
+    pub plan: &'a Plan,
+    /// The account's name, or its uid.
+    pub owner: String,
+    /// The store its state is kept in.
+    pub store: &'a Store,
+    /// Its state directory, locked.
+    pub entry: &'a Entry,
+    /// Where its pid goes, if anywhere.
+    pub pid_file: Option<PidFile>,
+    /// How far to go.
+    pub until: Until,
+}
+
+/// A container that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// Its process.
+    pub child: Child,
+    /// What was adapted, by the plan and by the kernel.
+    pub notes: Vec<Note>,
+}
+
+impl Creation<'_> {
+    /// Makes the container. On failure nothing of it is left.
+    pub fn make(&self, entering: Entering) -> Result<Made> {
+        let outer = entering.finish()?;
+        let stage = SharedByte::new().doing(|| "cannot share memory with init".to_owned())?;
+        let (child, line) = self.clone_init(&stage)?;
+        match self.talk_through(&child, &line, outer) {
+            Ok(notes) => Ok(Made { child, notes }),
+            Err(problem) => Err(undo(&child, problem, &stage)),
+        }
+    }
+
+    fn clone_init(&self, stage: &SharedByte) -> Result<(Child, RuntimeEnd)> {
+        let what = || "cannot make the container's process".to_owned();
+        self.entry.write_config(&self.bundle.config)?;
+        let gate = match self.until {
+            Until::Created => Some(sys::socket::listen(self.entry.directory(), GATE).doing(what)?),
+            Until::Foreground | Until::Detached => None,
+        };
+        let (runtime, line) = line::pair().doing(what)?;
+        let new = clone_flags(self.plan) & !flag::CGROUP;
+        match sys::process::clone(new) {
+            Ok(Cloned::Parent(child)) => Ok((child, runtime)),
+            Ok(Cloned::Child) => {
+                let plan = self.plan;
+                Init {
+                    plan,
+                    line,
+                    gate,
+                    stage,
+                }
+                .run()
+            }
+            Err(cause) => Err(userns::explain_refusal(cause)),
+        }
+    }
+
+    fn talk_through(
+        &self,
+        child: &Child,
+        line: &RuntimeEnd,
+        outer: Option<OuterRecord>,
+    ) -> std::result::Result<Vec<Note>, Problem> {
+        if let UserNamespace::New {
+            uid_map,
+            gid_map,
+            setgroups,
+            ..
+        } = &self.plan.user_namespace
+        {
+            userns::write_maps(child.pid, uid_map, gid_map, *setgroups)?;
+        }
+        let mut notes = self.plan.notes.clone();
+        order(line, Order::Go)?;
+        wait_for(Phase::SettingUp, line, &mut notes)?;
+        let record = self.record(child, outer, &notes)?;
+        self.entry.write_record(&record)?;
+        if let Some(pid_file) = &self.pid_file {
+            pid_file.write(child.pid)?;
+        }
+        match self.until {
+            Until::Created => {
+                order(line, Order::Detach)?;
+                wait_for(Phase::Detaching, line, &mut notes)?;
+            }
+            Until::Foreground | Until::Detached => {
+                let die_with_runtime = self.until == Until::Foreground;
+                order(line, Order::Exec { die_with_runtime })?;
+                wait_for(Phase::Starting, line, &mut notes)?;
+            }
+        }
+        Ok(notes)
+    }
+
+    fn record(&self, child: &Child, outer: Option<OuterRecord>, notes: &[Note]) -> Result<Record> {
+        let user_namespace = match &self.plan.user_namespace {
+            UserNamespace::Inherit => None,
+            UserNamespace::New {
+                uid_map,
+                gid_map,
+                setgroups,
+                ..
+            } => Some(UserNamespaceRecord {
+                uid_map: uid_map.clone(),
+                gid_map: gid_map.clone(),
+                setgroups: *setgroups,
+                outer,
+            }),
+        };
+        Ok(Record {
+            oci_version: self.bundle.spec.version().clone(),
+            process: ProcessIdentity::of(child.pid)?,
+            boot_id: boot_id()?,
+            bundle: self.bundle.directory.clone(),
+            rootfs: PathBuf::from(&self.plan.root.path),
+            created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+            owner: self.owner.clone(),
+            annotations: self.plan.annotations.clone(),
+            namespaces: clone_flags(self.plan),
+            user_namespace,
+            notes: notes.to_vec(),
+        })
+    }
+}
+
+/// The `CLONE_NEW…` bits of the plan.
+fn clone_flags(plan: &Plan) -> u32 {
+    let user = match plan.user_namespace {
+        UserNamespace::New { .. } => flag::USER,
+        UserNamespace::Inherit => 0,
+    };
+    plan.namespaces.iter().fold(user, |bits, namespace| {
+        bits | match namespace {
+            Namespace::Mount => flag::MOUNT,
+            Namespace::Pid => flag::PID,
+            Namespace::Ipc => flag::IPC,
+            Namespace::Uts => flag::UTS,
+            Namespace::Network => flag::NETWORK,
+            Namespace::Time => flag::TIME,
+            Namespace::Cgroup => flag::CGROUP,
+        }
+    })
+}
+
+/// Runs the program of a container that was created (runtime.md, "start").
+pub fn start(entry: &Entry) -> Result<()> {
+    let what = || "cannot reach the container's init".to_owned();
+    let connection = match sys::socket::connect(entry.directory(), GATE) {
+        Err(error) if error.is(nix::libc::ECONNREFUSED) => {
+            // A `start` before this one was killed after it had done its work.
+            entry.remove_gate()?;
+            return Err(Error::new("cannot start an already running container"));
+        }
+        connected => RuntimeEnd::over(connected.doing(what)?),
+    };
+    let exec = Order::Exec {
+        die_with_runtime: false,
+    };
+    connection.send(exec).doing(what)?;
+    let outcome = wait_for(Phase::Starting, &connection, &mut Vec::new());
+    outcome.map_err(|problem| problem.explain(None))?;
+    entry.remove_gate()
+}
+
+/// Why the conversation with init ended.
+pub(super) enum Problem {
+    Ours(Error),
+    Line(sys::Error),
+    Protocol(ProtocolError),
+    Init(Failure),
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl Problem {
+    /// One error for the reader; `end` is how init ended and where, if that is known.
+    fn explain(self, end: Option<String>) -> Error {
+        match self {
+            Self::Ours(error) => error,
+            Self::Init(failure) => reported(failure),
+            Self::Line(cause) => {
+                with_end(Error::new("lost the container's init").because(cause), end)
+            }
+            Self::Protocol(cause) => {
+                with_end(Error::new("lost the container's init").because(cause), end)
+            }
+        }
+    }
+}
+
+fn with_end(error: Error, end: Option<String>) -> Error {
+    match end {
+        Some(end) => error.because(end),
+        None => error,
+    }
+}
+
+fn reported(failure: Failure) -> Error {
+    let mut error = Error::new(failure.what);
+    if let Some(cause) = failure.cause {
+        error = error.because(cause);
+    }
+    if let Some(hint) = failure.hint {
+        error = error.hint(hint);
+    }
+    error
+}
+
+fn order(line: &RuntimeEnd, order: Order) -> std::result::Result<(), Problem> {
+    match line.send(order) {
+        // Init is gone: what it said last is worth more than our broken pipe.
+        Err(error) if error.is(nix::libc::EPIPE) => Ok(()),
+        sent => sent.map_err(Problem::Line),
+    }
+}
+
+fn wait_for(
+    phase: Phase,
+    line: &RuntimeEnd,
+    notes: &mut Vec<Note>,
+) -> std::result::Result<(), Problem> {
+    loop {
+        let report = line.receive().map_err(Problem::Protocol)?;
+        match Handshake::accept(phase, report).map_err(Problem::Protocol)? {
+            Next::Done => return Ok(()),
+            Next::Keep(note) => notes.push(note),
+            Next::Fail(failure) => return Err(Problem::Init(failure)),
+        }
+    }
+}
+
+/// Ends init, whatever state it is in, and makes the one error.
+fn undo(child: &Child, problem: Problem, stage: &SharedByte) -> Error {
+    // ESRCH: it has ended by itself, which is as good.
+    let killed = sys::process::send_signal(&child.pidfd, nix::libc::SIGKILL);
+    tracing::debug!("killing init: {killed:?}");
+    let end = sys::process::wait(child).ok().map(|exit| {
+        let place = Stage::from_number(stage.get()).map_or("unknown", Stage::describe);
+        format!("{exit}, while {place}")
+    });
+    problem.explain(end)
+}

@@ -1,0 +1,58 @@
+//! The pid file: written whole, or not at all.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::error::{Doing, Error, Result};
+use crate::sys;
+
+/// A place for a pid, whose directory is already open: later this process may see another root.
+#[derive(Debug)]
+pub struct PidFile {
+    directory: OwnedFd,
+    name: OsString,
+    path: PathBuf,
+}
+
+impl PidFile {
+    /// Opens the directory of `path`.
+    pub fn prepare(path: &Path) -> Result<Self> {
+        let what = || format!("cannot use the pid file {path:?}");
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::new(what()).because("it has no file name"))?;
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())
+            .map_err(|e| sys::Error::new("openat", format!("{parent:?}, O_DIRECTORY"), e))
+            .doing(what)?;
+        Ok(Self {
+            directory,
+            name: name.to_owned(),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Writes `pid`, without a newline as runc does, to a new file that then takes the name.
+    pub fn write(&self, pid: i32) -> Result<()> {
+        let what = || format!("cannot write the pid file {:?}", self.path);
+        let mut draft = OsString::from(".");
+        draft.push(&self.name);
+        draft.push(format!(".{pid}"));
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.directory, &draft, flags, Mode::from_raw_mode(0o644))
+            .map_err(|e| sys::Error::new("openat", format!("{draft:?}, O_CREAT"), e))
+            .doing(what)?;
+        sys::path::write_all(fd, pid.to_string().as_bytes(), &self.path).doing(what)?;
+        rustix::fs::renameat(&self.directory, &draft, &self.directory, &self.name)
+            .map_err(|e| sys::Error::new("renameat", format!("{draft:?}, {:?}", self.name), e))
+            .doing(what)
+    }
+}

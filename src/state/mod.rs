@@ -1,0 +1,328 @@
+//! What lodger remembers: one directory a container, beneath a directory that only the caller can enter.
+//!
+//! A container's directory holds `config.json` (the snapshot of create, runtime.md), `state.json` (written to a
+//! temporary name, then renamed) and, until `start`, the socket `start.sock` on which init waits. Whoever changes
+//! anything holds the directory's lock. All names are resolved from directory fds, so that nothing is followed.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+
+use crate::error::{Doing, Error, Result};
+use crate::sys;
+
+mod directory;
+mod process;
+mod record;
+mod status;
+
+pub use process::{ProcessIdentity, boot_id};
+pub use record::{OuterRecord, Record, UserNamespaceRecord};
+pub use status::Status;
+
+/// The socket on which a created container's init waits for `start`.
+pub const GATE: &str = "start.sock";
+const RECORD: &str = "state.json";
+const RECORD_DRAFT: &str = "state.json.new";
+const CONFIG: &str = "config.json";
+/// A config of 16 MiB fits (bundle/), and so does what is derived from it.
+const MAX_FILE: usize = 32 << 20;
+
+/// The directory with one directory for each container.
+#[derive(Debug)]
+pub struct Store {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// One container's directory.
+#[derive(Debug)]
+pub struct Entry {
+    fd: OwnedFd,
+    id: String,
+}
+
+/// Refuses an id that is not `[A-Za-z0-9_+-][A-Za-z0-9_+.-]*` or longer than 128 bytes.
+pub fn check_id(id: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+    let well_formed = !id.is_empty() && !id.starts_with('.') && id.chars().all(allowed);
+    if well_formed && id.len() <= 128 {
+        return Ok(());
+    }
+    Err(Error::new(format!("invalid container ID format: {id:?}")).hint(
+        "an id has letters, digits and _ + - . only, does not begin with a dot, and has 128 characters at most",
+    ))
+}
+
+fn missing() -> Error {
+    Error::new("container does not exist")
+}
+
+impl Store {
+    /// Opens the store at `root`, or at the caller's usual place; makes it if it is not there.
+    pub fn open_or_make(root: Option<&Path>) -> Result<Self> {
+        directory::open_or_make(root).map(|(fd, path)| Self { fd, path })
+    }
+
+    /// Opens the store if it is there.
+    pub fn open(root: Option<&Path>) -> Result<Option<Self>> {
+        let found = directory::open(root)?;
+        Ok(found.map(|(fd, path)| Self { fd, path }))
+    }
+
+    /// Opens the directory of container `id` in the store at `root`.
+    pub fn find_in(root: Option<&Path>, id: &str) -> Result<Entry> {
+        check_id(id)?;
+        Self::open(root)?.ok_or_else(missing)?.find(id)
+    }
+
+    /// Where the store is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the directory of a new container and locks it. What a killed `create` left under the id is taken over.
+    pub fn create(&self, id: &str) -> Result<Entry> {
+        check_id(id)?;
+        let exists = || Error::new("container with given ID already exists");
+        loop {
+            let made = self.make_directory(id)?;
+            let entry = match self.find(id) {
+                // Deleted in between.
+                Err(_) if !made => continue,
+                found => found?,
+            };
+            if made {
+                // Somebody may have taken a directory this new for a leftover: she has it then.
+                entry.flock(FlockOperation::LockExclusive)?;
+            } else if entry
+                .flock(FlockOperation::NonBlockingLockExclusive)
+                .is_err()
+            {
+                return Err(exists());
+            }
+            if entry.is_removed()? {
+                continue;
+            }
+            if entry.has(RECORD) {
+                return Err(exists());
+            }
+            self.clear(&entry)?;
+            return Ok(entry);
+        }
+    }
+
+    /// Whether the directory is new.
+    fn make_directory(&self, id: &str) -> Result<bool> {
+        match rustix::fs::mkdirat(&self.fd, id, Mode::RWXU) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::EXIST) => Ok(false),
+            Err(e) => {
+                let cause = sys::Error::new("mkdirat", format!("{:?}", self.path.join(id)), e);
+                Err(Error::new("cannot make the state directory").because(cause))
+            }
+        }
+    }
+
+    /// Opens the directory of container `id`.
+    pub fn find(&self, id: &str) -> Result<Entry> {
+        check_id(id)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, id, flags, Mode::empty()) {
+            Ok(fd) => Ok(Entry {
+                fd,
+                id: id.to_owned(),
+            }),
+            Err(rustix::io::Errno::NOENT) => Err(missing()),
+            Err(e) => {
+                let cause = sys::Error::new("openat", format!("{:?}", self.path.join(id)), e);
+                Err(Error::new(format!("cannot open the state of container {id:?}")).because(cause))
+            }
+        }
+    }
+
+    /// The ids of all containers, sorted.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for name in
+            names(&self.fd).doing(|| format!("cannot list the state directory {:?}", self.path))?
+        {
+            if check_id(&name).is_ok() {
+                ids.push(name);
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    fn clear(&self, entry: &Entry) -> Result<()> {
+        let what = || format!("cannot clear the state of container {:?}", entry.id);
+        for name in names(&entry.fd).doing(what)? {
+            unlink(&entry.fd, &name).doing(what)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the directory of a container, whose lock the caller holds.
+    pub fn remove(&self, entry: &Entry) -> Result<()> {
+        let what = || format!("cannot remove the state of container {:?}", entry.id);
+        self.clear(entry)?;
+        rustix::fs::unlinkat(&self.fd, &entry.id, AtFlags::REMOVEDIR)
+            .map_err(|e| sys::Error::new("rmdir", format!("{:?}", self.path.join(&entry.id)), e))
+            .doing(what)
+    }
+}
+
+/// The names in a directory, without `.` and `..`.
+fn names(dir: impl AsFd) -> sys::Result<Vec<String>> {
+    let error = |e| sys::Error::new("getdents64", "state directory", e);
+    let mut names = Vec::new();
+    for item in rustix::fs::Dir::read_from(dir).map_err(error)? {
+        let name = item
+            .map_err(error)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn unlink(dir: impl AsFd, name: &str) -> sys::Result<()> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(sys::Error::new("unlinkat", format!("{name:?}"), e)),
+    }
+}
+
+impl Entry {
+    /// The container's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The directory's fd.
+    pub fn directory(&self) -> impl AsFd + '_ {
+        &self.fd
+    }
+
+    /// Waits for the lock and holds it until [`Entry::unlock`] or drop. The container may be gone by then.
+    pub fn lock(&self) -> Result<()> {
+        self.flock(FlockOperation::LockExclusive)?;
+        if self.is_removed()? {
+            return Err(missing());
+        }
+        Ok(())
+    }
+
+    /// Lets go of the lock.
+    pub fn unlock(&self) -> Result<()> {
+        self.flock(FlockOperation::Unlock)
+    }
+
+    fn flock(&self, operation: FlockOperation) -> Result<()> {
+        rustix::fs::flock(&self.fd, operation)
+            .map_err(|e| sys::Error::new("flock", format!("state directory, {operation:?}"), e))
+            .doing(|| format!("cannot lock the state of container {:?}", self.id))
+    }
+
+    fn is_removed(&self) -> Result<bool> {
+        let stat = rustix::fs::fstat(&self.fd)
+            .map_err(|e| sys::Error::new("fstat", "state directory", e))
+            .doing(|| format!("cannot examine the state of container {:?}", self.id))?;
+        Ok(stat.st_nlink == 0)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Whether somebody holds the lock now.
+    pub fn is_locked(&self) -> bool {
+        let taken = rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockShared);
+        if taken.is_ok() {
+            let _held_by_us = rustix::fs::flock(&self.fd, FlockOperation::Unlock);
+        }
+        taken.is_err()
+    }
+
+    /// The record, if `create` came that far.
+    pub fn record(&self) -> Result<Option<Record>> {
+        let what = || format!("cannot read the state of container {:?}", self.id);
+        let text = match sys::path::read_regular_at(&self.fd, Path::new(RECORD), MAX_FILE) {
+            Err(e) if e.is(libc::ENOENT) => return Ok(None),
+            read => read.doing(what)?,
+        };
+        match serde_json::from_slice(&text) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => Err(Error::new(what())
+                .because(format!("{RECORD}: {error}"))
+                .hint(format!(
+                    "the file is damaged: `lodger delete -f {}` removes what is left of the container",
+                    self.id
+                ))),
+        }
+    }
+
+    /// The record of a container that must have one.
+    pub fn existing_record(&self) -> Result<Record> {
+        self.record()?.ok_or_else(|| {
+            Error::new(format!("container {:?} was never completely created", self.id)).hint(
+                format!(
+                    "its `create` still runs, or was killed: `lodger delete -f {}` removes what it left",
+                    self.id
+                ),
+            )
+        })
+    }
+
+    /// Replaces the record, atomically. No fsync: after a crash of the machine there is no container either.
+    pub fn write_record(&self, record: &Record) -> Result<()> {
+        let what = || format!("cannot write the state of container {:?}", self.id);
+        let text = serde_json::to_vec(record).map_err(|e| Error::new(what()).because(e))?;
+        self.write(RECORD_DRAFT, &text).doing(what)?;
+        rustix::fs::renameat(&self.fd, RECORD_DRAFT, &self.fd, RECORD)
+            .map_err(|e| sys::Error::new("renameat", format!("{RECORD_DRAFT:?}, {RECORD:?}"), e))
+            .doing(what)
+    }
+
+    /// Keeps the snapshot of config.json.
+    pub fn write_config(&self, config: &[u8]) -> Result<()> {
+        self.write(CONFIG, config)
+            .doing(|| format!("cannot keep the config of container {:?}", self.id))
+    }
+
+    /// The snapshot of config.json.
+    pub fn config(&self) -> Result<Vec<u8>> {
+        sys::path::read_regular_at(&self.fd, Path::new(CONFIG), MAX_FILE)
+            .doing(|| format!("cannot read the config of container {:?}", self.id))
+    }
+
+    /// Whether init waits for `start`.
+    pub fn has_gate(&self) -> bool {
+        self.has(GATE)
+    }
+
+    /// Removes the gate once the container runs.
+    pub fn remove_gate(&self) -> Result<()> {
+        unlink(&self.fd, GATE).doing(|| format!("cannot mark container {:?} as started", self.id))
+    }
+
+    /// The container's status now. `record` is what [`Entry::record`] gave.
+    pub fn status(&self, record: Option<&Record>) -> Status {
+        let alive = record.is_some_and(|record| record.process.is_alive(&record.boot_id));
+        let locked = record.is_none() && self.is_locked();
+        status::status(record.is_some(), alive, self.has_gate(), locked)
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> sys::Result<()> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| sys::Error::new("openat", format!("{name:?}, O_CREAT"), e))?;
+        sys::path::write_all(fd, content, Path::new(name))
+    }
+}

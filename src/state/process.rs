@@ -1,0 +1,105 @@
+//! Which process is meant: a pid alone may be somebody else's by now.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Doing, Error, Result};
+use crate::sys;
+
+const SMALL_FILE: usize = 4096;
+
+/// A process by pid and start time; within one boot no two processes share both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// The pid in the caller's pid namespace.
+    pub pid: i32,
+    /// When it began, in clock ticks since the boot (proc_pid_stat(5), field 22).
+    pub start_time: u64,
+}
+
+impl ProcessIdentity {
+    /// Reads the identity of the process `pid`, which the caller keeps from being reaped.
+    pub fn of(pid: i32) -> Result<Self> {
+        let what = || format!("cannot read the start time of process {pid}");
+        let (_, start_time) = read_stat(pid)
+            .doing(what)?
+            .ok_or_else(|| Error::new(what()).because("unknown format of /proc/PID/stat"))?;
+        Ok(Self { pid, start_time })
+    }
+
+    /// Whether the process is the same one and has not ended.
+    pub fn is_alive(self, recorded_boot_id: &str) -> bool {
+        let lives = matches!(
+            read_stat(self.pid),
+            Ok(Some((state, start_time))) if start_time == self.start_time && !"ZXx".contains(state)
+        );
+        lives && boot_id().is_ok_and(|now| now == recorded_boot_id)
+    }
+
+    /// A pidfd of the process; `None` when it has ended.
+    pub fn open(self, recorded_boot_id: &str) -> Result<Option<OwnedFd>> {
+        let pidfd = match sys::process::open_pidfd(self.pid) {
+            Err(error) if error.is(libc::ESRCH) => return Ok(None),
+            opened => opened.doing(|| format!("cannot open process {}", self.pid))?,
+        };
+        // Only now that the fd holds the process does the comparison hold.
+        Ok(self.is_alive(recorded_boot_id).then_some(pidfd))
+    }
+}
+
+/// This boot's id (random(4), /proc/sys/kernel/random/boot_id).
+pub fn boot_id() -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text =
+        sys::path::read_regular(path, SMALL_FILE).doing(|| "cannot read the boot id".to_owned())?;
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+fn read_stat(pid: i32) -> sys::Result<Option<(char, u64)>> {
+    let path = format!("/proc/{pid}/stat");
+    let text = sys::path::read_regular(Path::new(&path), SMALL_FILE)?;
+    Ok(parse_stat(&String::from_utf8_lossy(&text)))
+}
+
+/// State and start time of a line of /proc/PID/stat. The name, field 2, may hold spaces and parentheses.
+fn parse_stat(line: &str) -> Option<(char, u64)> {
+    let (_, after_name) = line.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some((state, start_time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_with_a_hostile_name() {
+        let line = "4242 (a) R 1 2) S 1 4242 4242 0 -1 4194304 93 0 0 0 0 0 0 0 20 0 1 0 987654 2613248 \
+                    219 18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+        assert_eq!(parse_stat(line), Some(('S', 987_654)));
+    }
+
+    #[test]
+    fn stat_that_is_cut_off() {
+        assert_eq!(parse_stat("1 (x) S 1 2 3"), None);
+        assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn this_process_lives_and_a_reused_pid_does_not() {
+        let own = ProcessIdentity::of(sys::process::own_pid()).unwrap();
+        let boot = boot_id().unwrap();
+        assert!(own.is_alive(&boot));
+        assert!(!own.is_alive("another boot"));
+        let reused = ProcessIdentity {
+            start_time: own.start_time + 1,
+            ..own
+        };
+        assert!(!reused.is_alive(&boot));
+        assert!(reused.open(&boot).unwrap().is_none());
+    }
+}

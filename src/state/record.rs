@@ -1,0 +1,64 @@
+//! state.json.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::ProcessIdentity;
+use crate::host::IdRange;
+use crate::plan::{IdMapping, Note};
+
+/// What is remembered of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// ociVersion of its config.
+    pub oci_version: String,
+    /// The container's init.
+    pub process: ProcessIdentity,
+    /// The boot in which it was created.
+    pub boot_id: String,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root filesystem.
+    pub rootfs: PathBuf,
+    /// When it was created, RFC 3339 with nanoseconds.
+    pub created: String,
+    /// The account's name, or its uid where it has none.
+    pub owner: String,
+    /// The config's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Which namespaces are its own: `CLONE_NEW…` bits (sys::ns::flag), the user namespace included.
+    pub namespaces: u32,
+    /// Its user namespace, if it has one of its own.
+    pub user_namespace: Option<UserNamespaceRecord>,
+    /// What was adapted when it was created.
+    pub notes: Vec<Note>,
+}
+
+/// A container's user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespaceRecord {
+    /// Its uid map.
+    pub uid_map: Vec<IdMapping>,
+    /// Its gid map.
+    pub gid_map: Vec<IdMapping>,
+    /// Whether setgroups(2) is allowed in it.
+    pub setgroups: bool,
+    /// The outer user namespace, if lodger made that too and another container may share it.
+    pub outer: Option<OuterRecord>,
+}
+
+/// An outer user namespace ("O") that lodger made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OuterRecord {
+    /// Device of the namespace file (namespaces(7)).
+    pub device: u64,
+    /// Inode of the namespace file.
+    pub inode: u64,
+    /// The uids in it, each mapped to itself.
+    pub uids: Vec<IdRange>,
+    /// The gids in it, each mapped to itself.
+    pub gids: Vec<IdRange>,
+}

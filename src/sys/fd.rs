@@ -1,0 +1,61 @@
+//! File descriptors: what is inherited, and what is not.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::{Error, Result};
+
+/// Marks every fd from `first` on close-on-exec (close_range(2), CLOSE_RANGE_CLOEXEC).
+pub fn cloexec_from(first: u32) -> Result<()> {
+    close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// Closes every fd from `first` on, except those in `keep` (CVE-2024-21626: no fd of the host is left to a container).
+///
+/// Fds owned elsewhere in this process are gone afterwards: only the child calls this, right before it goes on alone.
+pub fn close_others(first: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut kept: Vec<u32> = keep
+        .iter()
+        .filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok())
+        .filter(|fd| *fd >= first)
+        .collect();
+    kept.sort_unstable();
+    let mut next = first;
+    for fd in kept {
+        if fd > next {
+            close_range(next, fd - 1, 0)?;
+        }
+        next = fd + 1;
+    }
+    close_range(next, u32::MAX, 0)
+}
+
+fn close_range(first: u32, last: u32, flags: u32) -> Result<()> {
+    // SAFETY: close_range takes plain integers; that the fds in the range are nobody's is the contract of the callers.
+    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    if answer == 0 {
+        return Ok(());
+    }
+    let args = format!("{first}, {last}, {flags:#x}");
+    Err(Error::new(
+        "close_range",
+        args,
+        std::io::Error::last_os_error(),
+    ))
+}
+
+/// Takes ownership of an fd number that a system call just returned.
+pub(super) fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel just returned this number to our caller in this room, who passes it on and nothing else.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Makes `fd` be number `target` (0, 1 or 2), without close-on-exec.
+pub fn install_stdio(fd: BorrowedFd<'_>, target: RawFd) -> Result<()> {
+    // SAFETY: dup2 onto 0, 1 or 2 replaces a standard stream, which nothing in this program owns as OwnedFd.
+    let answer = unsafe { libc::dup2(fd.as_raw_fd(), target) };
+    if answer >= 0 {
+        return Ok(());
+    }
+    let args = format!("{}, {target}", fd.as_raw_fd());
+    Err(Error::new("dup2", args, std::io::Error::last_os_error()))
+}

@@ -1,0 +1,58 @@
+//! One byte that a child keeps telling its parent with, at no cost.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::{Error, Result};
+
+/// A byte in a page shared across clone.
+#[derive(Debug)]
+pub struct SharedByte {
+    page: *mut AtomicU8,
+}
+
+const PAGE: usize = 4096;
+
+impl SharedByte {
+    /// A new shared byte, 0.
+    pub fn new() -> Result<Self> {
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice; MAP_SHARED makes it common with children.
+        let page = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                PAGE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if page == libc::MAP_FAILED {
+            let errno = std::io::Error::last_os_error();
+            return Err(Error::new("mmap", "NULL, 4096, MAP_SHARED", errno));
+        }
+        let page = page.cast();
+        Ok(Self { page })
+    }
+
+    /// Sets the byte.
+    pub fn set(&self, value: u8) {
+        // SAFETY: the page is mapped until drop, is zeroed (a valid AtomicU8) and is only ever accessed atomically.
+        let byte = unsafe { &*self.page };
+        byte.store(value, Ordering::Relaxed);
+    }
+
+    /// Reads the byte.
+    pub fn get(&self) -> u8 {
+        // SAFETY: as in `set`.
+        let byte = unsafe { &*self.page };
+        byte.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for SharedByte {
+    fn drop(&mut self) {
+        // SAFETY: the page was mapped by `new` with this length, and no reference to it outlives `self`.
+        let answer = unsafe { libc::munmap(self.page.cast(), PAGE) };
+        debug_assert_eq!(answer, 0);
+    }
+}

@@ -1,0 +1,100 @@
+//! Namespaces: make, join, ask (namespaces(7), ioctl_nsfs(2)).
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
+
+use super::{Error, Result, fd};
+
+/// The bits of clone(2), unshare(2) and setns(2).
+pub mod flag {
+    /// CLONE_NEWUSER.
+    pub const USER: u32 = 0x1000_0000;
+    /// CLONE_NEWNS.
+    pub const MOUNT: u32 = 0x0002_0000;
+    /// CLONE_NEWPID.
+    pub const PID: u32 = 0x2000_0000;
+    /// CLONE_NEWIPC.
+    pub const IPC: u32 = 0x0800_0000;
+    /// CLONE_NEWUTS.
+    pub const UTS: u32 = 0x0400_0000;
+    /// CLONE_NEWNET.
+    pub const NETWORK: u32 = 0x4000_0000;
+    /// CLONE_NEWCGROUP.
+    pub const CGROUP: u32 = 0x0200_0000;
+    /// CLONE_NEWTIME.
+    pub const TIME: u32 = 0x0000_0080;
+}
+
+// linux/nsfs.h: _IO(0xb7, n)
+const NS_GET_PARENT: libc::Ioctl = 0xb702;
+const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
+
+/// Leaves the present namespaces of the kinds in `flags` for new ones (unshare(2)).
+pub fn unshare(flags: u32) -> Result<()> {
+    // SAFETY: no flag that is passed here (CLONE_NEW…) shares or unshares memory or the fd table of other threads.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::from_bits_retain(flags)) }
+        .map_err(|e| Error::new("unshare", describe(flags), e))
+}
+
+/// Joins the user namespace that `namespace` is an fd of.
+pub fn join_user(namespace: BorrowedFd<'_>) -> Result<()> {
+    rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))
+        .map_err(|e| Error::new("setns", "fd, CLONE_NEWUSER", e))
+}
+
+/// Joins the namespaces of the kinds in `flags` of the process `pidfd`, all or none (setns(2)).
+pub fn join_process(pidfd: BorrowedFd<'_>, flags: u32) -> Result<()> {
+    let kinds = ThreadNameSpaceType::from_bits_retain(flags);
+    rustix::thread::move_into_thread_name_spaces(pidfd, kinds)
+        .map_err(|e| Error::new("setns", format!("pidfd, {}", describe(flags)), e))
+}
+
+/// The parent of the user namespace `namespace` (NS_GET_PARENT). EPERM when it is not ours to see.
+pub fn parent(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // SAFETY: NS_GET_PARENT takes no argument and returns a new fd.
+    let answer = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) };
+    if answer >= 0 {
+        return Ok(fd::owned(answer));
+    }
+    let errno = std::io::Error::last_os_error();
+    Err(Error::new("ioctl", "fd, NS_GET_PARENT", errno))
+}
+
+/// The uid, as this process sees it, of the creator of the user namespace `namespace` (NS_GET_OWNER_UID).
+pub fn owner(namespace: BorrowedFd<'_>) -> Result<u32> {
+    let mut uid: libc::uid_t = 0;
+    // SAFETY: NS_GET_OWNER_UID writes one uid_t to the address, which is valid for it.
+    let answer = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_OWNER_UID, &raw mut uid) };
+    if answer == 0 {
+        return Ok(uid);
+    }
+    let errno = std::io::Error::last_os_error();
+    Err(Error::new("ioctl", "fd, NS_GET_OWNER_UID", errno))
+}
+
+/// Device and inode of a namespace: what tells it from all others of this boot.
+pub fn identity(namespace: impl AsFd) -> Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(namespace).map_err(|e| Error::new("fstat", "namespace fd", e))?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// `CLONE_NEWUSER|CLONE_NEWNS|…`.
+pub fn describe(flags: u32) -> String {
+    const NAMES: [(u32, &str); 8] = [
+        (flag::USER, "CLONE_NEWUSER"),
+        (flag::MOUNT, "CLONE_NEWNS"),
+        (flag::PID, "CLONE_NEWPID"),
+        (flag::IPC, "CLONE_NEWIPC"),
+        (flag::UTS, "CLONE_NEWUTS"),
+        (flag::NETWORK, "CLONE_NEWNET"),
+        (flag::CGROUP, "CLONE_NEWCGROUP"),
+        (flag::TIME, "CLONE_NEWTIME"),
+    ];
+    let names: Vec<&str> = NAMES
+        .iter()
+        .filter(|(bit, _)| flags & bit != 0)
+        .map(|(_, name)| *name)
+        .collect();
+    names.join("|")
+}

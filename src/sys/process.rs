@@ -1,0 +1,203 @@
+//! Processes: clone, exec, signal, wait.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, WaitOptions};
+
+use super::{Error, Result, fd, ns};
+
+/// What [`clone`] returned.
+#[derive(Debug)]
+pub enum Cloned {
+    /// In the parent.
+    Parent(Child),
+    /// In the child.
+    Child,
+}
+
+/// A child process that has not been waited for: its pid cannot be reused.
+#[derive(Debug)]
+pub struct Child {
+    /// The pid in the caller's pid namespace.
+    pub pid: i32,
+    /// A pidfd (pidfd_open(2)).
+    pub pidfd: OwnedFd,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// With this exit status.
+    Code(i32),
+    /// Killed by this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The exit status a shell would show: 128 + the signal's number.
+    pub fn shell_code(self) -> u8 {
+        let code = match self {
+            Self::Code(code) => code & 0xff,
+            Self::Signal(signal) => 128 + signal,
+        };
+        u8::try_from(code).unwrap_or(u8::MAX)
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit status {code}"),
+            Self::Signal(signal) => {
+                let name = nix::sys::signal::Signal::try_from(*signal)
+                    .map_or("unknown", nix::sys::signal::Signal::as_str);
+                write!(f, "killed by signal {signal} ({name})")
+            }
+        }
+    }
+}
+
+/// Makes a child process in new namespaces of the kinds in `namespaces` (clone3(2)); with 0 it is a fork.
+///
+/// The process must have one thread, else EINVAL: the child has a copy of this one only, and a lock held by another
+/// would stay locked for ever.
+pub fn clone(namespaces: u32) -> Result<Cloned> {
+    require_single_thread()?;
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all-zero is a valid clone_args: no stack, no tid pointers, no cgroup.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from(namespaces) | libc::CLONE_PIDFD as u64;
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM the child runs on a copy of this stack; the check above found one thread, so that no
+    // lock is held by another.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    match i32::try_from(pid).unwrap_or(-1) {
+        0 => Ok(Cloned::Child),
+        pid if pid > 0 => Ok(Cloned::Parent(Child {
+            pid,
+            pidfd: fd::owned(pidfd),
+        })),
+        _ => {
+            let errno = std::io::Error::last_os_error();
+            Err(Error::new("clone3", ns::describe(namespaces), errno))
+        }
+    }
+}
+
+/// unshare(CLONE_THREAD) changes nothing and is refused to a process with more than one thread (unshare(2)).
+fn require_single_thread() -> Result<()> {
+    // SAFETY: the call changes nothing, whatever it answers.
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return Ok(());
+    }
+    let errno = std::io::Error::last_os_error();
+    Err(Error::new(
+        "unshare",
+        "CLONE_THREAD /* more than one thread */",
+        errno,
+    ))
+}
+
+/// Replaces this process by the program at `path`; returns only on failure.
+pub fn exec(path: &CString, args: &[CString], env: &[CString]) -> Error {
+    let Err(errno) = nix::unistd::execve(path, args, env);
+    Error::new("execve", format!("{path:?}, {args:?}"), errno)
+}
+
+/// As [`exec`], with the program open as `fd` (execveat(2), AT_EMPTY_PATH).
+pub fn exec_fd(program: BorrowedFd<'_>, args: &[CString], env: &[CString]) -> Error {
+    let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
+    let Err(errno) = nix::unistd::execveat(program, c"", args, env, flags);
+    Error::new(
+        "execveat",
+        format!("fd, \"\", {args:?}, AT_EMPTY_PATH"),
+        errno,
+    )
+}
+
+/// Ends this process at once: no atexit handlers, no buffers, as is right for a child after clone.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// This process's id.
+pub fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// A pidfd of process `pid`. ESRCH when there is none.
+pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
+    let name = Pid::from_raw(pid).ok_or_else(|| Error::new("pidfd_open", "0", libc::ESRCH))?;
+    rustix::process::pidfd_open(name, PidfdFlags::empty())
+        .map_err(|e| Error::new("pidfd_open", format!("{pid}"), e))
+}
+
+/// Sends `signal` to the process (pidfd_send_signal(2)). ESRCH when it has ended.
+pub fn send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
+    // SAFETY: the siginfo pointer may be NULL; the rest are plain integers.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if answer == 0 {
+        return Ok(());
+    }
+    let errno = std::io::Error::last_os_error();
+    Err(Error::new(
+        "pidfd_send_signal",
+        format!("pidfd, {signal}"),
+        errno,
+    ))
+}
+
+/// Waits at most `milliseconds` for a process that need not be a child to end; whether it did.
+pub fn wait_ended(pidfd: impl AsFd, milliseconds: i32) -> Result<bool> {
+    let mut poll = libc::pollfd {
+        fd: pidfd.as_fd().as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd is passed, which outlives the call.
+    let answer = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
+    if answer < 0 {
+        let errno = std::io::Error::last_os_error();
+        return Err(Error::new("poll", "pidfd, POLLIN", errno));
+    }
+    Ok(answer > 0)
+}
+
+/// Waits for the child to end and reaps it.
+pub fn wait(child: &Child) -> Result<Exit> {
+    loop {
+        if let Some(exit) = wait_pid(child.pid, WaitOptions::empty())? {
+            return Ok(exit);
+        }
+    }
+}
+
+/// Reaps the child if it has ended.
+pub fn try_wait(child: &Child) -> Result<Option<Exit>> {
+    wait_pid(child.pid, WaitOptions::NOHANG)
+}
+
+fn wait_pid(pid: i32, options: WaitOptions) -> Result<Option<Exit>> {
+    loop {
+        match rustix::process::waitpid(Pid::from_raw(pid), options) {
+            Ok(Some((_, status))) => {
+                let code = status.exit_status().map(Exit::Code);
+                return Ok(code.or(status.terminating_signal().map(Exit::Signal)));
+            }
+            Ok(None) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::new("waitpid", format!("{pid}"), e)),
+        }
+    }
+}

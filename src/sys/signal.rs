@@ -1,0 +1,42 @@
+//! Signals of this process: blocked and taken in turn, never handled asynchronously.
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow};
+
+use super::{Error, Result};
+
+/// Blocks every signal that can be blocked, to be taken with [`next`].
+pub fn block_all() -> Result<()> {
+    set_mask(&SigSet::all())
+}
+
+/// Unblocks every signal.
+pub fn unblock_all() -> Result<()> {
+    set_mask(&SigSet::empty())
+}
+
+fn set_mask(set: &SigSet) -> Result<()> {
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(set), None)
+        .map_err(|e| Error::new("rt_sigprocmask", "SIG_SETMASK", e))
+}
+
+/// Waits for the next blocked signal and returns its number, real-time signals included.
+pub fn next() -> Result<i32> {
+    let all = SigSet::all();
+    // SAFETY: the set is initialised and outlives the call; the siginfo pointer may be NULL.
+    let signal = unsafe { libc::sigwaitinfo(all.as_ref(), std::ptr::null_mut()) };
+    if signal > 0 {
+        return Ok(signal);
+    }
+    let errno = std::io::Error::last_os_error();
+    Err(Error::new("rt_sigtimedwait", "~[]", errno))
+}
+
+/// Gives every signal its default action: what a program started by `execve` inherits as ignored stays ignored,
+/// and this runtime's language ignores SIGPIPE.
+pub fn reset_actions() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in nix::sys::signal::Signal::iterator() {
+        // SAFETY: the default action runs no code of ours. SIGKILL and SIGSTOP answer EINVAL: they cannot differ.
+        let _unchangeable = unsafe { nix::sys::signal::sigaction(signal, &default) };
+    }
+}

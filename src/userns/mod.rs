@@ -1,0 +1,204 @@
+//! Entering the outer user namespace ("O"): the one of a running container if there is one, else a new one.
+//!
+//! O holds exactly the caller's own ids, each mapped to itself. In it this process has every capability over what the
+//! caller owns, and numbers still mean what they mean on the host. Nothing here is about one container.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::error::{Doing, Error, Result};
+use crate::host::IdRange;
+use crate::plan::idmap::map_text;
+use crate::plan::{IdMapping, Outer};
+use crate::state::{OuterRecord, Store};
+use crate::sys;
+
+mod helpers;
+mod refused;
+mod warm;
+
+pub use refused::explain as explain_refusal;
+
+const MAP_LIMIT: usize = 64 << 10;
+
+/// An entry that has begun: the helpers, if any, are at work.
+#[derive(Debug)]
+pub enum Entering {
+    /// Nothing to wait for.
+    Done(Option<OuterRecord>),
+    /// newuidmap and newgidmap are at work.
+    Mapping(helpers::Mapping),
+}
+
+/// Begins to enter `outer`. Until [`Entering::finish`] has returned, this process may have no ids.
+///
+/// `store` is where running containers are looked for, whose O is taken instead of a new one (a warm start).
+pub fn begin(outer: &Outer, store: &Store) -> Result<Entering> {
+    match outer {
+        Outer::Current => Ok(Entering::Done(None)),
+        Outer::SingleId { uid, gid } => {
+            enter_single_id(*uid, *gid)?;
+            Ok(Entering::Done(None))
+        }
+        Outer::Helpers {
+            newuidmap,
+            newgidmap,
+            uids,
+            gids,
+        } => {
+            if let Some(record) = warm::enter(store, uids, gids)? {
+                return Ok(Entering::Done(Some(record)));
+            }
+            // newuidmap refuses a target whose /proc directory is not the caller's.
+            sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
+            helpers::begin([(newuidmap, uids), (newgidmap, gids)]).map(Entering::Mapping)
+        }
+    }
+}
+
+impl Entering {
+    /// Waits until this process is in O with all of its ids. Returns what to remember of an O that can be shared.
+    pub fn finish(self) -> Result<Option<OuterRecord>> {
+        match self {
+            Self::Done(record) => Ok(record),
+            Self::Mapping(mapping) => mapping.finish().map(Some),
+        }
+    }
+}
+
+fn enter_single_id(uid: u32, gid: u32) -> Result<()> {
+    sys::ns::unshare(sys::ns::flag::USER).map_err(explain_refusal)?;
+    sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
+    let own = |id| {
+        [IdMapping {
+            container_id: id,
+            host_id: id,
+            size: 1,
+        }]
+    };
+    write_maps(sys::process::own_pid(), &own(uid), &own(gid), false)
+}
+
+/// Writes the id maps of the user namespace that process `pid` was just made in (user_namespaces(7)).
+///
+/// `setgroups` false denies setgroups(2) first, without which an unprivileged gid map is refused (CVE-2014-8989).
+pub fn write_maps(
+    pid: i32,
+    uid_map: &[IdMapping],
+    gid_map: &[IdMapping],
+    setgroups: bool,
+) -> Result<()> {
+    if !setgroups {
+        write_proc(pid, "setgroups", "deny")?;
+    }
+    write_proc(pid, "uid_map", &map_text(uid_map))?;
+    write_proc(pid, "gid_map", &map_text(gid_map))
+}
+
+fn write_proc(pid: i32, name: &str, content: &str) -> Result<()> {
+    let path = format!("/proc/{pid}/{name}");
+    sys::path::write_existing(Path::new(&path), content.as_bytes())
+        .doing(|| format!("cannot write {path} ({:?})", content.trim_end()))
+        .map_err(|error| {
+            error.hint("the kernel accepts only ids of this user namespace, once, with CAP_SETUID and CAP_SETGID")
+        })
+}
+
+/// This process's own maps, checked against what they must be.
+fn has_identity_maps(uids: &[IdRange], gids: &[IdRange]) -> Result<bool> {
+    Ok(
+        is_identity(&read_own_map("uid_map")?, uids)
+            && is_identity(&read_own_map("gid_map")?, gids),
+    )
+}
+
+fn read_own_map(name: &str) -> Result<String> {
+    let path = format!("/proc/self/{name}");
+    let text = sys::path::read_regular(Path::new(&path), MAP_LIMIT)
+        .doing(|| format!("cannot read {path}"))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Whether the kernel's map `text` maps exactly `ranges`, each to itself, in any order.
+fn is_identity(text: &str, ranges: &[IdRange]) -> bool {
+    let mut expected: Vec<[u64; 3]> = ranges
+        .iter()
+        .map(|range| [range.start.into(), range.start.into(), range.count.into()])
+        .collect();
+    let mut found: Vec<[u64; 3]> = text.lines().filter_map(parse_line).collect();
+    expected.sort_unstable();
+    found.sort_unstable();
+    found == expected && text.lines().count() == ranges.len()
+}
+
+fn parse_line(line: &str) -> Option<[u64; 3]> {
+    let numbers: Vec<u64> = line
+        .split_ascii_whitespace()
+        .map(|word| word.parse().ok())
+        .collect::<Option<_>>()?;
+    numbers.try_into().ok()
+}
+
+/// What to remember of the user namespace this process is in now.
+fn record_own(uids: &[IdRange], gids: &[IdRange]) -> Result<OuterRecord> {
+    let path = Path::new("/proc/self/ns/user");
+    let what = || "cannot identify the outer user namespace".to_owned();
+    let fd = sys::path::open_magic(path).doing(what)?;
+    let (device, inode) = sys::ns::identity(fd.as_fd()).doing(what)?;
+    Ok(OuterRecord {
+        device,
+        inode,
+        uids: uids.to_vec(),
+        gids: gids.to_vec(),
+    })
+}
+
+/// The error of an O whose maps are not what was asked for.
+fn wrong_maps() -> Error {
+    Error::new("the outer user namespace does not have the expected id maps")
+        .hint("the subordinate id ranges changed while containers run: stop the containers, then try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KERNEL_TEXT: &str =
+        "      1000       1000          1\n    100000     100000      65536\n";
+
+    fn ranges(list: &[(u32, u32)]) -> Vec<IdRange> {
+        list.iter()
+            .map(|(start, count)| IdRange {
+                start: *start,
+                count: *count,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_expected_identity_map_is_accepted_in_any_order() {
+        assert!(is_identity(
+            KERNEL_TEXT,
+            &ranges(&[(1000, 1), (100_000, 65_536)])
+        ));
+        assert!(is_identity(
+            KERNEL_TEXT,
+            &ranges(&[(100_000, 65_536), (1000, 1)])
+        ));
+    }
+
+    #[test]
+    fn a_foreign_map_is_refused() {
+        let own = ranges(&[(1000, 1), (100_000, 65_536)]);
+        for foreign in [
+            "",
+            "         0          0 4294967295\n",
+            "      1000       1000          1\n",
+            "         0       1000          1\n    100000     100000      65536\n",
+            "      1000       1000          1\n    100000     100000      65537\n",
+            "      1000       1000          1\n    100000     100000      65536\nx\n",
+        ] {
+            assert!(!is_identity(foreign, &own), "{foreign:?}");
+        }
+    }
+}
