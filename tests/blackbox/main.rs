@@ -11,6 +11,7 @@
     reason = "test code: it starts the program under test, writes bundles, and fails by panicking"
 )]
 
+mod base;
 mod config;
 mod errors;
 mod exec;

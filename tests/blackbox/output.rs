@@ -155,7 +155,7 @@ fn spec_writes_a_config_that_runs() {
         if config["linux"].get("uidMappings").is_none() {
             let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
             namespaces.retain(|namespace| namespace["type"] != "user");
-            crate::harness::add_user_namespace(&mut config);
+            crate::base::add_user_namespace(&mut config);
         }
     }
     fs::write(path, config.to_string()).unwrap();
