@@ -190,7 +190,15 @@ impl Drop for Running {
 /// Starts a command with its output in files: a pipe would stay open in the container and never end.
 pub(crate) fn spawn(command: &mut Command, stdin: &[u8]) -> Running {
     let directory = tempfile::tempdir().unwrap();
-    let file = |name: &str| fs::File::create(directory.path().join(name)).unwrap();
+    // Appended to, so that a program that opens /dev/stdout anew writes after what is there.
+    let file = |name: &str| {
+        let path = directory.path().join(name);
+        fs::OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .open(path)
+            .unwrap()
+    };
     file("in").write_all(stdin).unwrap();
     command
         .stdin(fs::File::open(directory.path().join("in")).unwrap())
@@ -327,7 +335,8 @@ impl Fixture {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         if let (Some(&("run" | "create")), Some(id)) = (args.first(), args.last()) {
             // What cannot be an id cannot be deleted either.
-            if !id.is_empty() && !id.starts_with('.') {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+            if !id.is_empty() && !id.starts_with('.') && id.chars().all(allowed) {
                 self.ids.borrow_mut().push((*id).to_string());
             }
         }
