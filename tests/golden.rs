@@ -5,6 +5,10 @@
     clippy::disallowed_methods,
     reason = "the fixtures are this repository's own files"
 )]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a fixture that cannot be read fails the test"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,7 +66,10 @@ fn plans_are_as_written_down() {
                 fs::remove_file(case.join(other)).unwrap();
             }
         }
-        assert!(!case.join(other).exists(), "{case:?} leads to {name}:\n{text}");
+        assert!(
+            !case.join(other).exists(),
+            "{case:?} leads to {name}:\n{text}"
+        );
         let expected = fs::read_to_string(case.join(name)).unwrap_or_default();
         if text != expected {
             wrong.push(format!("{}: now\n{text}", case.join(name).display()));
