@@ -222,3 +222,6 @@ pub(crate) fn escape(text: &str) -> String {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

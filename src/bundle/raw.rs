@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{Problem, pointer_token};
 use crate::plan::CapabilitySet;
 
-/// Members without which an object means nothing; oci-spec would put a default in their place.
+/// Members without which an object means nothing; oci-spec would refuse it with less to say, or put a default in.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("/process", &["cwd"]),
     ("/mounts/*", &["destination"]),
@@ -14,6 +14,12 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("/linux/uidMappings/*", &["containerID", "hostID", "size"]),
     ("/linux/gidMappings/*", &["containerID", "hostID", "size"]),
 ];
+
+/// What takes the place of a member that was refused, so that the typed form shows the other problems.
+const PLACEHOLDERS: &[(&str, &str)] = &[("cwd", "/"), ("destination", "/missing")];
+
+/// Lists in which no two elements have the same `type`.
+const UNIQUE: &[&str] = &["/process/rlimits", "/linux/namespaces"];
 
 /// Strings that are one of a list, and what the list is of.
 const CHOICES: &[(&str, &str, &[&str])] = &[
@@ -95,18 +101,13 @@ fn descend(value: &mut Value, tokens: &[&str], at: String, f: &mut dyn FnMut(&st
 pub(super) fn check(config: &mut Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     find_nul(config, "", &mut problems);
-    for (pattern, members) in REQUIRED {
-        visit(config, pattern, &mut |pointer, value| {
-            let missing =
-                |m: &&&str| value.is_object() && value.get(**m).is_none_or(Value::is_null);
-            problems.extend(
-                members
-                    .iter()
-                    .filter(missing)
-                    .map(|member| Problem::new(format!("{pointer}/{member}"), "is required")),
-            );
+    // Before anything is put in the place of what is wrong.
+    for pattern in UNIQUE {
+        visit(config, pattern, &mut |pointer, list| {
+            find_duplicates(pointer, list, &mut problems);
         });
     }
+    require(config, &mut problems);
     for (pattern, what, choices) in CHOICES {
         visit(config, pattern, &mut |pointer, value| {
             if let Some(text) = value.as_str().filter(|t| !choices.contains(t)) {
@@ -114,6 +115,7 @@ pub(super) fn check(config: &mut Value) -> Vec<Problem> {
                     pointer,
                     format!("there is no {what} {text:?}"),
                 ));
+                *value = choices[0].into();
             }
         });
     }
@@ -127,6 +129,45 @@ pub(super) fn check(config: &mut Value) -> Vec<Problem> {
         }
     });
     problems
+}
+
+fn require(config: &mut Value, problems: &mut Vec<Problem>) {
+    for (pattern, required) in REQUIRED {
+        visit(config, pattern, &mut |pointer, value| {
+            let Value::Object(members) = value else {
+                return;
+            };
+            for name in *required {
+                if members.get(*name).is_some_and(|m| !m.is_null()) {
+                    continue;
+                }
+                problems.push(Problem::new(format!("{pointer}/{name}"), "is required"));
+                let text = PLACEHOLDERS.iter().find(|(of, _)| of == name);
+                let placeholder = match (*name, text) {
+                    (_, Some((_, text))) => Value::from(*text),
+                    ("type", _) if pattern.ends_with("rlimits/*") => RLIMITS[0].into(),
+                    ("type", _) => NAMESPACES[0].into(),
+                    ("hard", _) => u64::MAX.into(),
+                    _ => 0.into(),
+                };
+                members.insert((*name).to_owned(), placeholder);
+            }
+        });
+    }
+}
+
+fn find_duplicates(pointer: &str, list: &Value, problems: &mut Vec<Problem>) {
+    let mut seen = Vec::new();
+    for (index, item) in list.as_array().into_iter().flatten().enumerate() {
+        let Some(kind) = item.get("type").and_then(Value::as_str) else {
+            continue;
+        };
+        if seen.contains(&kind) {
+            let message = format!("{kind:?} is there twice");
+            problems.push(Problem::new(format!("{pointer}/{index}/type"), message));
+        }
+        seen.push(kind);
+    }
 }
 
 /// No string of a configuration can reach the kernel with a NUL in it.

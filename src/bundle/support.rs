@@ -98,6 +98,7 @@ fn asks(value: &Value) -> bool {
         Value::Number(_) => true,
         Value::String(text) => !text.is_empty(),
         Value::Array(items) => !items.is_empty(),
-        Value::Object(members) => members.values().any(asks),
+        // A member that is an object is a name with something to it, as in `netDevices`.
+        Value::Object(members) => members.values().any(|m| m.is_object() || asks(m)),
     }
 }

@@ -1,6 +1,5 @@
 //! What the specification requires of the values, whatever the host. Every problem is listed, not the first.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Root, Spec};
@@ -137,13 +136,8 @@ fn process(process: &Process, problems: &mut Problems) {
 }
 
 fn rlimits(process: &Process, problems: &mut Problems) {
-    let mut seen = Vec::new();
     for (index, limit) in process.rlimits().iter().flatten().enumerate() {
         let pointer = format!("/process/rlimits/{index}");
-        if seen.contains(&limit.typ()) {
-            problems.add(&pointer, format!("{} is there twice", limit.typ()));
-        }
-        seen.push(limit.typ());
         if limit.soft() > limit.hard() {
             let message = format!(
                 "the soft limit {} of {} is above its hard limit {}",
@@ -205,13 +199,6 @@ fn mounts(spec: &Spec, problems: &mut Problems) {
 }
 
 fn linux(linux: &Linux, problems: &mut Problems) {
-    let mut seen = BTreeSet::new();
-    for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
-        if !seen.insert(namespace.typ() as u32) {
-            let message = "there is one of this type already";
-            problems.add(format!("/linux/namespaces/{index}/type"), message);
-        }
-    }
     id_mappings(linux, problems);
     let lists = [
         ("maskedPaths", linux.masked_paths()),
@@ -257,3 +244,7 @@ fn id_mappings(linux: &Linux, problems: &mut Problems) {
 fn absolute(path: &Path, pointer: &str, problems: &mut Problems) {
     problems.add_if(!path.is_absolute(), pointer, "must be an absolute path");
 }
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;

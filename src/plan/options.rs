@@ -221,3 +221,7 @@ impl Attributes {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "options_tests.rs"]
+mod tests;
