@@ -260,8 +260,7 @@ impl Fixture {
         for name in ["bin", "dev", "etc", "proc", "root", "run", "sys", "tmp"] {
             fs::create_dir(fixture.rootfs().join(name)).unwrap();
         }
-        let busybox = which("busybox");
-        fs::copy(busybox, fixture.rootfs().join("bin/busybox")).unwrap();
+        copy_program(&which("busybox"), &fixture.rootfs().join("bin/busybox"));
         for applet in APPLETS {
             symlink("busybox", fixture.rootfs().join("bin").join(applet)).unwrap();
         }
@@ -291,7 +290,7 @@ impl Fixture {
 
     /// Puts the probe at /probe of the bundle's own root filesystem.
     pub(crate) fn add_probe(&self) {
-        fs::copy(probe_binary(), self.rootfs().join("probe")).unwrap();
+        copy_program(&probe_binary(), &self.rootfs().join("probe"));
     }
 
     /// Sets the program and its arguments.
@@ -429,6 +428,23 @@ impl Drop for Fixture {
             panic!("{report}");
         }
     }
+}
+
+/// Puts a program somewhere. Not written by this process: a child of another test's thread would hold the file open for
+/// writing for a moment, and a file that is open for writing cannot be executed (ETXTBSY).
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let mut install = Command::new("/usr/bin/install");
+    install.args(["-m", "755"]).arg(from).arg(to);
+    spawn(&mut install, b"").wait().ok();
+}
+
+/// Writes a program; see [`copy_program`].
+pub(crate) fn write_program(path: &Path, content: &[u8]) {
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
+        .arg(path);
+    spawn(&mut shell, content).wait().ok();
 }
 
 /// The static probe that is run in a container.

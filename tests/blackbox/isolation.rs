@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
 use crate::harness::{
-    Fixture, lodger_only, peer, peer_differs, runtime_binary, skip, spawn, under_test, wait_for,
+    Fixture, Running, lodger_only, peer, peer_differs, runtime_binary, skip, spawn, under_test,
+    wait_for, write_program,
 };
 
 /// A bundle whose program is the probe.
@@ -326,7 +327,7 @@ fn a_helper_in_front_of_the_path_is_not_used() {
     let witness = fixture.path("witness");
     for name in ["newuidmap", "newgidmap", "getsubids"] {
         let script = format!("#!/bin/sh\necho {name} >>{}\nexit 1\n", witness.display());
-        executable(&fake.join(name), script.as_bytes());
+        write_program(&fake.join(name), script.as_bytes());
     }
     let mut command = fixture.command(&["run", "c"]);
     command.env("PATH", format!("{}:.:/usr/bin:/bin", fake.display()));
@@ -336,12 +337,6 @@ fn a_helper_in_front_of_the_path_is_not_used() {
         "{}",
         fs::read_to_string(&witness).unwrap()
     );
-}
-
-fn executable(path: &Path, content: &[u8]) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::write(path, content).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// What a hostile image may have for /etc/passwd; each must be told apart within the time limit.
@@ -387,42 +382,64 @@ fn a_config_that_is_a_fifo_is_refused_at_once() {
     }
 }
 
+/// A copy of the runtime that the caller, and so the container's root, could write to.
+struct OwnRuntime {
+    path: PathBuf,
+    original: Vec<u8>,
+}
+
+fn own_runtime(fixture: &Fixture) -> OwnRuntime {
+    let path = fixture.path("runtime");
+    let original = fs::read(runtime_binary()).unwrap();
+    write_program(&path, &original);
+    OwnRuntime { path, original }
+}
+
+impl OwnRuntime {
+    fn start(&self, fixture: &Fixture, args: &[&str]) -> Running {
+        let command = fixture.command(args);
+        let mut own = Command::new(&self.path);
+        own.args(command.get_args()).current_dir(fixture.bundle());
+        spawn(&mut own, b"")
+    }
+
+    #[track_caller]
+    fn assert_unchanged(&self) {
+        let now = fs::read(&self.path).unwrap();
+        assert!(now == self.original, "the runtime was overwritten");
+    }
+}
+
 #[test]
 fn the_runtime_cannot_be_overwritten_from_inside() {
-    let mut fixture = Fixture::with_own_root();
-    fixture.add_probe();
-    executable(&fixture.rootfs().join("evil"), b"#!/proc/self/exe\n");
-    let own = fixture.path("runtime");
-    let original = fs::read(runtime_binary()).unwrap();
-    executable(&own, &original);
-
+    let mut fixture = probing();
+    write_program(&fixture.rootfs().join("evil"), b"#!/proc/self/exe\n");
+    let own = own_runtime(&fixture);
     fixture.args(&["/probe", "overwrite", "10"]);
-    let root = fixture.path("state");
     fixture.write_config();
-    let runtime = |args: &[&str]| {
-        let mut command = Command::new(&own);
-        command
-            .arg("--root")
-            .arg(&root)
-            .args(args)
-            .current_dir(fixture.bundle());
-        spawn(&mut command, b"")
-    };
-    let container = runtime(&["run", "c"]);
+    let container = own.start(&fixture, &["run", "c"]);
     wait_for("the attacker", || {
         container.out().contains("attacking").then_some(())
     });
     for _ in 0..12 {
         // Its program is the runtime's own file, if the kernel can still find that from inside.
-        let _ = runtime(&["exec", "c", "/evil"]).wait();
-        let _ = runtime(&["exec", "c", "/bin/true"]).wait();
+        let _ = own.start(&fixture, &["exec", "c", "/evil"]).wait();
+        let _ = own.start(&fixture, &["exec", "c", "/bin/true"]).wait();
     }
     fs::write(fixture.rootfs().join("tmp/stop"), "").unwrap();
-    let ran = container.wait();
-    assert!(
-        fs::read(&own).unwrap() == original,
-        "the runtime was overwritten: {ran:#?}"
-    );
+    container.wait();
+    own.assert_unchanged();
+}
+
+#[test]
+fn a_container_whose_program_is_the_runtime_cannot_overwrite_it() {
+    let mut fixture = probing();
+    write_program(&fixture.rootfs().join("evil"), b"#!/proc/self/exe\n");
+    let own = own_runtime(&fixture);
+    fixture.args(&["/evil"]);
+    fixture.write_config();
+    let _ = own.start(&fixture, &["run", "c"]).wait();
+    own.assert_unchanged();
 }
 
 #[test]
@@ -441,39 +458,29 @@ fn the_payload_cannot_write_to_the_executable_of_pid_1() {
 }
 
 #[test]
-fn the_runtime_in_a_created_container_is_closed_to_the_container() {
+fn the_runtime_that_waits_in_a_created_container_cannot_be_overwritten() {
     let mut fixture = probing();
-    let all = json!([
-        "CAP_SYS_PTRACE",
-        "CAP_SYS_ADMIN",
-        "CAP_DAC_OVERRIDE",
-        "CAP_SETUID",
-        "CAP_SETGID",
-        "CAP_KILL"
-    ]);
-    for set in ["bounding", "effective", "permitted"] {
-        fixture.config["process"]["capabilities"][set] = all.clone();
-    }
-    fixture.runtime(&["create", "c"]).ok();
-    let ran = fixture.bare(&["exec", "c", "/probe", "report"]);
-    if ran.code != 0 {
+    let own = own_runtime(&fixture);
+    fixture.args(&["/bin/true"]);
+    fixture.write_config();
+    own.start(&fixture, &["create", "c"]).wait().ok();
+    let attack = own
+        .start(&fixture, &["exec", "c", "/probe", "overwrite", "1"])
+        .wait();
+    if attack.code != 0 && !attack.out.contains("attacking") {
         skip!(
             "{} runs no exec in a container that is not started",
             under_test()
         );
     }
-    let report: Value = serde_json::from_str(&ran.out).unwrap();
-    // Pid 1 is still the runtime. Non-dumpable, it is out of reach even for who may trace all others.
-    let pids: Vec<u64> = report["processes"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|pid| pid.as_u64().unwrap())
-        .collect();
-    assert!(pids.contains(&1), "{report:#}");
-    assert!(
-        !object(&report, "executables").contains_key("1"),
-        "{:#}",
-        report["executables"]
-    );
+    own.assert_unchanged();
+    let seen = own
+        .start(&fixture, &["exec", "c", "/probe", "report"])
+        .wait()
+        .ok();
+    let seen: Value = serde_json::from_str(&seen).unwrap();
+    for (pid, executable) in object(&seen, "executables") {
+        assert_ne!(executable["target"], own.path.to_str().unwrap(), "{pid}");
+        assert_eq!(executable["writable"], false, "{pid}: {executable}");
+    }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::harness::{Fixture, lodger_only, peer, peer_differs, runtime_binary, spawn};
+use crate::harness::{Fixture, Ran, lodger_only, peer, peer_differs, spawn, write_program};
 
 /// One field of the payload's /proc/self/status.
 fn status_field(fixture: &mut Fixture, name: &str) -> String {
@@ -249,8 +249,7 @@ fn the_program_is_looked_up_in_the_path_of_the_container() {
     let mut fixture = Fixture::with_own_root();
     let tools = fixture.rootfs().join("tools");
     fs::create_dir(&tools).unwrap();
-    fs::write(tools.join("hello"), "#!/bin/sh\necho hello from tools\n").unwrap();
-    fs::set_permissions(tools.join("hello"), fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&tools.join("hello"), b"#!/bin/sh\necho hello from tools\n");
     // A file of the same name that cannot be run comes first, and is passed over, as execvp(3) does.
     fs::create_dir(fixture.rootfs().join("first")).unwrap();
     fs::write(fixture.rootfs().join("first/hello"), "not a program").unwrap();
@@ -284,21 +283,38 @@ fn arguments_are_passed_as_they_are() {
     assert_eq!(fixture.run().ok(), "[]\n[a b]\n[ü]\n[$HOME]\n[x\ny]\n");
 }
 
+/// `run`, started by a shell that ignores these signals.
+fn run_ignoring(fixture: &Fixture, signals: &str) -> Ran {
+    fixture.write_config();
+    let run = fixture.command(&["run", "c"]);
+    let mut command = std::process::Command::new("/bin/bash");
+    command
+        .arg("-c")
+        .arg(format!("trap '' {signals}; exec \"$@\""))
+        .arg("bash")
+        .arg(run.get_program())
+        .args(run.get_args())
+        .current_dir(fixture.bundle());
+    spawn(&mut command, b"").wait()
+}
+
+#[test]
+fn a_caller_that_ignores_the_end_of_its_children() {
+    peer_differs!(
+        "crun",
+        "1.8 waits for a child that the kernel has taken away"
+    );
+    let mut fixture = Fixture::new();
+    fixture.sh("sleep 0; exit 6");
+    run_ignoring(&fixture, "CHLD").exits(6);
+}
+
 #[test]
 fn the_payload_has_default_signals() {
     lodger_only!("resetting signals");
     let mut fixture = Fixture::new();
     fixture.args(&["cat", "/proc/self/status"]);
-    fixture.write_config();
-    let mut command = std::process::Command::new("/bin/bash");
-    command
-        .args(["-c", "trap '' USR1 PIPE HUP CHLD; exec \"$@\"", "bash"])
-        .arg(runtime_binary())
-        .arg("--root")
-        .arg(fixture.path("state"))
-        .args(["run", "c"])
-        .current_dir(fixture.bundle());
-    let out = spawn(&mut command, b"").wait().ok();
+    let out = run_ignoring(&fixture, "USR1 PIPE HUP").ok();
     let mask = |name: &str| {
         let line = out
             .lines()
