@@ -166,7 +166,7 @@ impl Bundle {
         let mut problems = support::refuse(&mut value);
         problems.extend(raw::check(&mut value));
         let warnings = raw::pass_over(&mut value);
-        match typed(&value) {
+        match typed(value) {
             Ok(spec) => {
                 problems.extend(validate::check(&spec));
                 if problems.is_empty() {
@@ -187,13 +187,10 @@ impl Bundle {
     }
 }
 
-fn typed(value: &Value) -> Result<Spec, Problem> {
-    // Where the wrong value is costs time to know, and is asked only when there is one.
-    Spec::deserialize(value).or_else(|_| {
-        serde_path_to_error::deserialize(value).map_err(|e| {
-            let pointer: String = e.path().iter().map(segment).collect();
-            Problem::new(pointer, e.inner().to_string())
-        })
+fn typed(value: Value) -> Result<Spec, Problem> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let pointer: String = e.path().iter().map(segment).collect();
+        Problem::new(pointer, e.inner().to_string())
     })
 }
 
