@@ -15,7 +15,7 @@ mod subid;
 mod text;
 
 pub use subid::{parse_getsubids, parse_subid};
-pub use text::{parse_id_map, parse_nsswitch, parse_passwd_name, parse_status_set};
+pub use text::{parse_id_map, parse_nsswitch, parse_passwd_name};
 
 /// A run of consecutive ids, `start..start + count`, in the numbering of the caller's own user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

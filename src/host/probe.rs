@@ -7,8 +7,9 @@ use rustix::process::{Resource, getegid, geteuid, getrlimit};
 
 use super::programs::{answer, find, start};
 use super::subid::{parse_getsubids, parse_subid};
-use super::text::{parse_id_map, parse_nsswitch, parse_passwd_name, parse_status_set};
-use super::{HostFacts, IdRange, Limit};
+use super::text::{parse_id_map, parse_nsswitch, parse_passwd_name};
+use super::{HostFacts, IdRange, Limit, MapLine};
+use crate::sys;
 use crate::sys::path::read_regular;
 
 /// The most that is read of one file, in bytes.
@@ -19,9 +20,6 @@ const INITIAL_USER_NAMESPACE: &str = "user:[4026531837]";
 
 /// CAP_SYS_ADMIN (capabilities(7)).
 const SYS_ADMIN: u64 = 1 << 21;
-
-/// CAP_CHECKPOINT_RESTORE, the highest capability since Linux 5.9: taken when the kernel's own answer is not to be had.
-const LAST_CAPABILITY: u8 = 40;
 
 const LIMITS: [(&str, Resource); 16] = [
     ("RLIMIT_AS", Resource::As),
@@ -49,31 +47,59 @@ impl HostFacts {
         let gid = getegid().as_raw();
         let namespace = std::fs::read_link("/proc/self/ns/user");
         let in_user_namespace = namespace.is_ok_and(|n| n != Path::new(INITIAL_USER_NAMESPACE));
-        let status = read("/proc/self/status").unwrap_or_default();
+        let (bounding_set, last_capability) = sys::cred::bounding_set();
+        let maps = Maps::read(in_user_namespace);
         let nsswitch = read("/etc/nsswitch.conf").unwrap_or_default();
         let user_name = user_name(uid, &nsswitch);
         let mut notes = Vec::new();
         let [subuid, subgid] = ranges(&nsswitch, user_name.as_deref(), [uid, gid], &mut notes);
-        let last = read("/proc/sys/kernel/cap_last_cap");
         Self {
             uid,
             gid,
             in_user_namespace,
-            sys_admin: parse_status_set(&status, "CapEff").is_some_and(|set| set & SYS_ADMIN != 0),
-            uid_map: parse_id_map(&read("/proc/self/uid_map").unwrap_or_default()),
-            gid_map: parse_id_map(&read("/proc/self/gid_map").unwrap_or_default()),
-            setgroups_allowed: read("/proc/self/setgroups").is_none_or(|t| t.trim() != "deny"),
+            sys_admin: sys::cred::effective_set() & SYS_ADMIN != 0,
+            uid_map: maps.uid,
+            gid_map: maps.gid,
+            setgroups_allowed: maps.setgroups_allowed,
             subuid,
             subgid,
             newuidmap: helper("newuidmap", in_user_namespace, &mut notes),
             newgidmap: helper("newgidmap", in_user_namespace, &mut notes),
             subid_notes: notes,
-            bounding_set: parse_status_set(&status, "CapBnd").unwrap_or_default(),
-            last_capability: last
-                .and_then(|text| text.trim().parse().ok())
-                .unwrap_or(LAST_CAPABILITY),
+            bounding_set,
+            last_capability,
             limits: limits(),
             user_name,
+        }
+    }
+}
+
+/// The id maps of this process's user namespace.
+struct Maps {
+    uid: Vec<MapLine>,
+    gid: Vec<MapLine>,
+    setgroups_allowed: bool,
+}
+
+impl Maps {
+    fn read(in_user_namespace: bool) -> Self {
+        if !in_user_namespace {
+            // The initial user namespace has no other maps (user_namespaces(7)).
+            let all = vec![MapLine {
+                inside: 0,
+                outside: 0,
+                count: u32::MAX,
+            }];
+            return Self {
+                uid: all.clone(),
+                gid: all,
+                setgroups_allowed: true,
+            };
+        }
+        Self {
+            uid: parse_id_map(&read("/proc/self/uid_map").unwrap_or_default()),
+            gid: parse_id_map(&read("/proc/self/gid_map").unwrap_or_default()),
+            setgroups_allowed: read("/proc/self/setgroups").is_none_or(|t| t.trim() != "deny"),
         }
     }
 }

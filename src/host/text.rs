@@ -15,19 +15,6 @@ pub fn parse_id_map(text: &str) -> Vec<MapLine> {
     text.lines().filter_map(line).collect()
 }
 
-/// A hexadecimal set of `/proc/self/status`, such as `CapEff` (proc_pid_status(5)).
-pub fn parse_status_set(text: &str, field: &str) -> Option<u64> {
-    let value = |line: &str| {
-        Some(
-            line.strip_prefix(field)?
-                .strip_prefix(':')?
-                .trim()
-                .to_owned(),
-        )
-    };
-    u64::from_str_radix(&text.lines().find_map(value)?, 16).ok()
-}
-
 /// The name of the account `uid` in the text of passwd(5).
 pub fn parse_passwd_name(text: &str, uid: u32) -> Option<String> {
     text.lines().find_map(|line| {
@@ -75,14 +62,6 @@ mod tests {
         let initial = "         0          0 4294967295\n";
         assert_eq!(parse_id_map(initial), [line(0, 0, u32::MAX)]);
         assert_eq!(parse_id_map(""), []);
-    }
-
-    #[test]
-    fn sets_of_status() {
-        let text = "Name:\tcat\nCapPrm:\t0000000000000000\nCapEff:\t0000000000200000\nCapBnd:\t000001ffffffffff\n";
-        assert_eq!(parse_status_set(text, "CapEff"), Some(1 << 21));
-        assert_eq!(parse_status_set(text, "CapBnd"), Some(0x1ff_ffff_ffff));
-        assert_eq!(parse_status_set(text, "Cap"), None);
     }
 
     #[test]

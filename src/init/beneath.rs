@@ -42,12 +42,10 @@ impl RootDir {
         self.resolve(path, OFlags::PATH, links)
     }
 
-    /// Opens the regular file `path` for reading, without ever blocking on it.
-    pub(super) fn open_regular(&self, path: &Path) -> sys::Result<OwnedFd> {
+    /// Opens `path` for reading, without ever blocking on it.
+    pub(super) fn open_to_read(&self, path: &Path) -> sys::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = self.resolve(path, flags, Links::InRoot)?;
-        sys::path::require_regular(&fd, path)?;
-        Ok(fd)
+        self.resolve(path, flags, Links::InRoot)
     }
 
     /// Resolves `path`, and makes it a directory (with those above it) or an empty file where it is missing.
@@ -129,8 +127,8 @@ pub(super) fn make_file(parent: &OwnedFd, name: &OsStr) -> sys::Result<OwnedFd> 
     let error = |e| sys::Error::new("openat", format!("{name:?}, O_CREAT|O_EXCL"), e);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(_) | Err(rustix::io::Errno::EXIST) => {}
-        Err(e) => return Err(error(e)),
+        Err(rustix::io::Errno::EXIST) => {}
+        made => return made.map_err(error),
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(error)?;

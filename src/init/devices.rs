@@ -1,7 +1,7 @@
 //! Device nodes, bound from the host's verified ones, and the links of /dev.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::AtFlags;
 
@@ -13,11 +13,16 @@ use crate::sys;
 
 /// Binds every device of the plan. A symbolic link on the way is refused (CVE-2026-41579).
 pub(super) fn bind_all(plan: &Plan, sources: &Sources, root: &RootDir) -> Result<()> {
+    let mut last: Option<(PathBuf, OwnedFd)> = None;
     for (device, node) in plan.devices.iter().zip(sources.devices()) {
         let what = || format!("cannot bind the device {:?}", device.path);
-        let (parent, name) = split(&device.path);
-        let parent = root.make_dirs(&parent, Links::Refused).doing(what)?;
+        let (directory, name) = split(&device.path);
+        let parent = match last.take() {
+            Some((path, fd)) if path == directory => fd,
+            _ => root.make_dirs(&directory, Links::Refused).doing(what)?,
+        };
         let place = make_file(&parent, &name).doing(what)?;
+        last = Some((directory, parent));
         let tree = sys::mount::clone_tree(node, false, &device.path).doing(what)?;
         sys::mount::attach(&tree, &place, &device.path).doing(what)?;
     }

@@ -12,7 +12,7 @@ const LIMIT: usize = 1 << 20;
 /// The home directory of `uid` in the container; `/` where its passwd file does not say.
 pub(super) fn home(root: &RootDir, uid: u32) -> String {
     let text = root
-        .open_regular(Path::new(PASSWD))
+        .open_to_read(Path::new(PASSWD))
         .and_then(|fd| sys::path::read_limited(fd, Path::new(PASSWD), LIMIT));
     text.ok()
         .and_then(|text| home_in(&String::from_utf8_lossy(&text), uid))

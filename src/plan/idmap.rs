@@ -62,7 +62,7 @@ pub(super) fn outer_ids(facts: &HostFacts) -> OuterIds {
     if facts.uid == 0 && !facts.in_user_namespace {
         notes.push(note(
             "/linux/namespaces",
-            "the container gets a user namespace although root calls: root in it is not root of this machine",
+            "the container gets a user namespace although root calls: its root has no capability over this machine",
             "call lodger as an ordinary user",
         ));
     }

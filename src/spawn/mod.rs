@@ -81,7 +81,6 @@ impl Creation<'_> {
 
     fn clone_init(&self, stage: &SharedByte) -> Result<(Child, RuntimeEnd)> {
         let what = || "cannot make the container's process".to_owned();
-        self.entry.write_config(&self.bundle.config)?;
         let gate = match self.until {
             Until::Created => Some(sys::socket::listen(self.entry.directory(), GATE).doing(what)?),
             Until::Foreground | Until::Detached => None,
@@ -121,8 +120,11 @@ impl Creation<'_> {
         }
         let mut notes = self.plan.notes.clone();
         order(line, Order::Go)?;
+        // While init is at work.
+        self.entry.write_config(&self.bundle.config)?;
+        let mut record = self.record(child, outer)?;
         wait_for(Phase::SettingUp, line, &mut notes)?;
-        let record = self.record(child, outer, &notes)?;
+        record.notes.clone_from(&notes);
         self.entry.write_record(&record)?;
         if let Some(pid_file) = &self.pid_file {
             pid_file.write(child.pid)?;
@@ -141,7 +143,7 @@ impl Creation<'_> {
         Ok(notes)
     }
 
-    fn record(&self, child: &Child, outer: Option<OuterRecord>, notes: &[Note]) -> Result<Record> {
+    fn record(&self, child: &Child, outer: Option<OuterRecord>) -> Result<Record> {
         let user_namespace = match &self.plan.user_namespace {
             UserNamespace::Inherit => None,
             UserNamespace::New {
@@ -167,7 +169,7 @@ impl Creation<'_> {
             annotations: self.plan.annotations.clone(),
             namespaces: clone_flags(self.plan),
             user_namespace,
-            notes: notes.to_vec(),
+            notes: Vec::new(),
         })
     }
 }

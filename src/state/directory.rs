@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::{Doing, Error, Result};
+use crate::host::parse_id_map;
 use crate::sys;
 
 /// Opens the store's directory, or says that there is none yet.
@@ -49,21 +50,40 @@ fn make_parents(parent: &Path) -> Result<()> {
 
 /// The first of the usual places that this caller may use.
 fn usual_place() -> Result<PathBuf> {
-    let uid = sys::cred::uid();
     let session = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute());
-    let candidates = [session, Some(PathBuf::from(format!("/run/user/{uid}")))];
-    for candidate in candidates.into_iter().flatten() {
-        match open_checked(&candidate) {
-            Ok(_) => return Ok(candidate.join("lodger")),
-            Err(problem) => tracing::debug!(
-                "no state in {candidate:?}: {}",
-                problem.explain(&candidate).message()
-            ),
+    if let Some(place) = session.and_then(|path| beneath_if_safe(&path)) {
+        return Ok(place);
+    }
+    let uid = host_uid();
+    let usual = beneath_if_safe(Path::new(&format!("/run/user/{uid}")));
+    Ok(usual.unwrap_or_else(|| PathBuf::from(format!("/tmp/lodger-{uid}"))))
+}
+
+fn beneath_if_safe(parent: &Path) -> Option<PathBuf> {
+    match open_checked(parent) {
+        Ok(_) => Some(parent.join("lodger")),
+        Err(problem) => {
+            let why = problem.explain(parent);
+            tracing::debug!("no state in {parent:?}: {}", why.message());
+            None
         }
     }
-    Ok(PathBuf::from(format!("/tmp/lodger-{uid}")))
+}
+
+/// The caller's uid as the parent of her user namespace numbers it: 0 in a namespace of hers is still she.
+fn host_uid() -> u32 {
+    const LIMIT: usize = 64 << 10;
+    let uid = sys::cred::uid();
+    let map = sys::path::read_regular(Path::new("/proc/self/uid_map"), LIMIT).unwrap_or_default();
+    parse_id_map(&String::from_utf8_lossy(&map))
+        .iter()
+        .find_map(|line| {
+            let offset = uid.checked_sub(line.inside)?;
+            (offset < line.count).then(|| line.outside + offset)
+        })
+        .unwrap_or(uid)
 }
 
 enum Problem {

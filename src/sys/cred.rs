@@ -58,6 +58,28 @@ pub fn drop_bounding(number: u8) -> Result<()> {
     )
 }
 
+/// The bounding set, one bit a capability, and the highest capability this kernel knows (PR_CAPBSET_READ).
+pub fn bounding_set() -> (u64, u8) {
+    let mut set = 0;
+    let mut number = 0u8;
+    while number < 64 {
+        // SAFETY: PR_CAPBSET_READ takes a plain integer, and answers EINVAL for a capability it does not know.
+        let answer = unsafe { libc::prctl(libc::PR_CAPBSET_READ, u64::from(number), 0, 0, 0) };
+        match answer {
+            0 => {}
+            1 => set |= 1 << number,
+            _ => break,
+        }
+        number += 1;
+    }
+    (set, number.saturating_sub(1))
+}
+
+/// The effective set of this process, one bit a capability (capget(2)).
+pub fn effective_set() -> u64 {
+    rustix::thread::capabilities(None).map_or(0, |sets| sets.effective.bits())
+}
+
 /// Empties the ambient set.
 pub fn clear_ambient() -> Result<()> {
     let operation = u64::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs());

@@ -63,7 +63,7 @@ impl Errno for std::io::Error {
 }
 
 /// `EPERM (Operation not permitted)`.
-pub fn describe_errno(errno: i32) -> String {
+fn describe_errno(errno: i32) -> String {
     let known = nix::errno::Errno::from_raw(errno);
     format!("{known:?} ({})", known.desc())
 }

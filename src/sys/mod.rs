@@ -14,4 +14,4 @@ pub mod process;
 pub mod signal;
 pub mod socket;
 
-pub use error::{Error, Result, describe_errno};
+pub use error::{Error, Result};

@@ -1,7 +1,7 @@
 //! Reading and opening files that somebody else may have prepared.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -9,27 +9,21 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 
 use super::{Error, Result};
 
-/// Opens `path` for reading without ever blocking on it, and refuses what is not a regular file.
-pub fn open_regular(path: &Path) -> Result<OwnedFd> {
-    open_regular_at(CWD, path)
-}
-
-/// As [`open_regular`], relative to `dir`.
-pub fn open_regular_at(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
+/// Opens `path` beneath `dir` for reading, without ever blocking on it.
+fn open_to_read(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
     // O_NONBLOCK: opening a FIFO must not wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(dir, path, flags, Mode::empty())
-        .map_err(|e| Error::new("openat", format!("{path:?}, O_RDONLY"), e))?;
-    require_regular(&fd, path)?;
-    Ok(fd)
+    rustix::fs::openat(dir, path, flags, Mode::empty())
+        .map_err(|e| Error::new("openat", format!("{path:?}, O_RDONLY"), e))
 }
 
 /// Refuses `fd` when it is not a regular file: ELOOP for a link, EISDIR for a directory, EINVAL for the rest.
-pub fn require_regular(fd: impl AsFd, path: &Path) -> Result<()> {
+/// Returns its size in bytes, 0 for the files of /proc.
+pub fn require_regular(fd: impl AsFd, path: &Path) -> Result<u64> {
     let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)
         .map_err(|e| Error::new("fstat", format!("{path:?}"), e))?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(()),
+        FileType::RegularFile => Ok(u64::try_from(stat.st_size).unwrap_or(0)),
         FileType::Directory => Err(Error::new("open", format!("{path:?}"), libc::EISDIR)),
         FileType::Symlink => Err(Error::new("open", format!("{path:?}"), libc::ELOOP)),
         _ => Err(Error::new(
@@ -40,26 +34,49 @@ pub fn require_regular(fd: impl AsFd, path: &Path) -> Result<()> {
     }
 }
 
-/// Reads the regular file `path`; EFBIG when it has more than `limit` bytes.
+/// Reads the regular file `path`; EFBIG when it has more than `limit` bytes, EINVAL when it is no regular file.
 pub fn read_regular(path: &Path, limit: usize) -> Result<Vec<u8>> {
-    read_limited(open_regular(path)?, path, limit)
+    read_limited(open_to_read(CWD, path)?, path, limit)
 }
 
 /// As [`read_regular`], relative to `dir`.
 pub fn read_regular_at(dir: impl AsFd, path: &Path, limit: usize) -> Result<Vec<u8>> {
-    read_limited(open_regular_at(dir, path)?, path, limit)
+    read_limited(open_to_read(dir, path)?, path, limit)
 }
 
-/// Reads `fd` to its end; EFBIG when there is more than `limit` bytes. `path` is for the message.
+/// Reads `fd`, a regular file, to its end; EFBIG when there is more than `limit` bytes. `path` is for the message.
 pub fn read_limited(fd: OwnedFd, path: &Path, limit: usize) -> Result<Vec<u8>> {
-    let mut content = Vec::new();
-    let mut file = File::from(fd).take(limit as u64 + 1);
-    file.read_to_end(&mut content)
-        .map_err(|e| Error::new("read", format!("{path:?}"), e))?;
-    if content.len() > limit {
-        let args = format!("{path:?} /* more than {limit} bytes */");
-        return Err(Error::new("read", args, libc::EFBIG));
+    /// Enough for most files of /proc and /etc in one read.
+    const USUAL: usize = 4096;
+    let too_big = || {
+        Error::new(
+            "read",
+            format!("{path:?} /* over {limit} bytes */"),
+            libc::EFBIG,
+        )
+    };
+    let size = usize::try_from(require_regular(&fd, path)?).unwrap_or(usize::MAX);
+    if size > limit {
+        return Err(too_big());
     }
+    // One byte more than there is, so that the end is seen without growing.
+    let mut content = vec![0; size.max(USUAL - 1) + 1];
+    let mut length = 0;
+    loop {
+        match rustix::io::read(&fd, &mut content[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::new("read", format!("{path:?}"), e)),
+        }
+        if length > limit {
+            return Err(too_big());
+        }
+        if length == content.len() {
+            content.resize(length * 2, 0);
+        }
+    }
+    content.truncate(length);
     Ok(content)
 }
 
