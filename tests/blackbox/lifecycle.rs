@@ -188,6 +188,18 @@ fn the_pid_file_holds_the_pid_and_nothing_else() {
 }
 
 #[test]
+fn the_pid_file_of_a_detached_run() {
+    let mut fixture = Fixture::new();
+    fixture.args(&["/bin/sleep", "600"]);
+    let file = fixture.path("pid");
+    fixture
+        .runtime(&["run", "-d", "--pid-file", file.to_str().unwrap(), "c"])
+        .ok();
+    let pid = fixture.state("c")["pid"].as_u64().unwrap();
+    assert_eq!(read_lossy(&file), pid.to_string());
+}
+
+#[test]
 fn the_bundle_is_given_by_an_option() {
     let mut fixture = Fixture::new();
     fixture.sh("echo here");
