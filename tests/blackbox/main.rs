@@ -1,0 +1,23 @@
+//! Black-box tests: a runtime's binary, run by an ordinary user on a real root filesystem.
+//!
+//! `tests/run` builds them and gives them, through the environment: `LODGER_UNDER_TEST` (lodger, crun or runc),
+//! `LODGER_BIN`, `LODGER_PROBE`, and `LODGER_TEST_ROOTFS`. With a peer the same tests run, so that a fault of this
+//! machine can be told from a fault of lodger. A test that cannot run says `SKIP: why` and returns.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test code: it starts the program under test, writes bundles, and fails by panicking"
+)]
+
+mod base;
+mod config;
+mod errors;
+mod exec;
+mod harness;
+mod isolation;
+mod lifecycle;
+mod output;
+mod process;
+mod state;

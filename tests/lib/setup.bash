@@ -1,0 +1,177 @@
+# Set-up that tests/run and contrib/demo share. Source it; it runs nothing by itself.
+#
+# Started as root (or with sudo), it makes an ordinary user with subordinate ids, and everything under test runs as that
+# user. Started by an ordinary user, that user is the one. The toolchain runs as whoever owns it, the product never as root.
+# shellcheck shell=bash
+
+setup_user=            # the ordinary user
+setup_home=            # her home directory
+setup_work=            # one directory for this run, removed on every way out
+setup_repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+    say "error: $*"
+    exit 1
+}
+
+# setup_packages PROGRAM-OR-FILE=PACKAGE…: installs the Debian packages whose program or file is missing.
+setup_packages() {
+    local pair wanted missing=()
+    for pair in "$@"; do
+        wanted=${pair%%=*}
+        case $wanted in
+        /*) [[ -e $wanted ]] || missing+=("${pair#*=}") ;;
+        *) command -v "$wanted" >/dev/null || missing+=("${pair#*=}") ;;
+        esac
+    done
+    ((${#missing[@]})) || return 0
+    local apt=(apt-get)
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null && sudo -n true 2>/dev/null ||
+            die "these packages are missing: ${missing[*]}; ask the administrator for: apt-get install ${missing[*]}"
+        apt=(sudo -n apt-get)
+    fi
+    command -v apt-get >/dev/null || die "these packages are missing, and this is not Debian: ${missing[*]}"
+    say "installing ${missing[*]}"
+    # A machine that was just made has no package lists; a stale third-party source must not stop us.
+    DEBIAN_FRONTEND=noninteractive "${apt[@]}" -qq -o Acquire::Retries=2 update >&2 || say "apt-get update failed; trying with the lists there are"
+    DEBIAN_FRONTEND=noninteractive "${apt[@]}" -qq install -y --no-install-recommends "${missing[@]}" >&2
+}
+
+# setup_ordinary_user: decides who runs the product; as root makes the account `lodger` and its subordinate ids.
+setup_ordinary_user() {
+    if ((EUID != 0)); then
+        setup_user=$(id -un)
+    else
+        setup_user=lodger
+        id "$setup_user" >/dev/null 2>&1 || useradd -m -s /bin/bash "$setup_user"
+        setup_subordinate_ids
+    fi
+    setup_home=$(getent passwd "$setup_user" | cut -d: -f6)
+}
+
+# 65536 ids after the highest range there is, if she has none.
+setup_subordinate_ids() {
+    local kind file next
+    for kind in uid gid; do
+        file=/etc/sub$kind
+        touch "$file"
+        grep -q "^$setup_user:" "$file" && continue
+        next=$(awk -F: 'BEGIN { n = 100000 } $2 + $3 > n { n = $2 + $3 } END { print n }' "$file")
+        usermod --add-sub"${kind}"s "$next-$((next + 65535))" "$setup_user"
+    done
+}
+
+# setup_workdir NAME: makes $setup_work, hers, which goes away with this shell.
+setup_workdir() {
+    setup_work=$(mktemp -d "/var/tmp/$1.XXXXXX")
+    trap setup_cleanup EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    chmod 755 "$setup_work"
+    mkdir -m 700 "$setup_work/run" "$setup_work/tmp"
+    ((EUID != 0)) || chown "$setup_user:" "$setup_work/run" "$setup_work/tmp"
+}
+
+setup_cleanup() {
+    local status=$?
+    trap - EXIT
+    if ! rm -rf --one-file-system "$setup_work" 2>/dev/null; then
+        # Not root: what subordinate ids own is removed as the root of a user namespace that maps them.
+        unshare --map-root-user --map-auto rm -rf --one-file-system "$setup_work" ||
+            say "warning: $setup_work could not be removed"
+    fi
+    exit "$status"
+}
+
+# as_user [NAME=VALUE…] COMMAND…: runs it as the ordinary user, with a clean environment and no capability.
+as_user() {
+    local clean=(env -i "HOME=$setup_home" "USER=$setup_user" "LOGNAME=$setup_user" LANG=C.UTF-8
+        PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin
+        "TMPDIR=$setup_work/tmp" "XDG_RUNTIME_DIR=$setup_work/run")
+    if ((EUID == 0)); then
+        setpriv --reuid="$setup_user" --regid="$(id -g "$setup_user")" --init-groups --inh-caps=-all "${clean[@]}" "$@"
+    else
+        "${clean[@]}" "$@"
+    fi
+}
+
+# toolchain COMMAND…: runs cargo and its friends as the owner of the toolchain: ourselves, or who called sudo.
+toolchain() {
+    local home=$HOME as=()
+    if ! PATH=$PATH:$home/.cargo/bin command -v cargo >/dev/null && ((EUID == 0)) && [[ -n ${SUDO_USER:-} ]]; then
+        home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+        as=(setpriv --reuid="$SUDO_USER" --regid="$(id -g "$SUDO_USER")" --init-groups --inh-caps=-all)
+    fi
+    PATH=$PATH:$home/.cargo/bin command -v cargo >/dev/null ||
+        die "cargo is not installed: get Rust 1.90 or newer from https://rustup.rs"
+    "${as[@]}" env "HOME=$home" "PATH=$PATH:$home/.cargo/bin" "$@"
+}
+
+# setup_product: builds the release binary and puts a copy that she cannot write at $setup_work/bin/lodger.
+setup_product() {
+    local built
+    built=$(toolchain "$setup_repository/contrib/build")
+    mkdir -p "$setup_work/bin"
+    install -m 755 "$built" "$setup_work/bin/lodger"
+}
+
+setup_cache_directory() {
+    if ((EUID == 0)); then
+        echo /var/cache/lodger-tests
+    else
+        echo "${XDG_CACHE_HOME:-$HOME/.cache}/lodger-tests"
+    fi
+}
+
+# setup_debian_tar: prints the path of a tar of a small Debian; fails where none is to be had.
+# It has its name only when it is complete.
+setup_debian_tar() {
+    local directory tar partial suite=bookworm architecture
+    architecture=$(dpkg --print-architecture 2>/dev/null) || return 1
+    directory=$(setup_cache_directory)
+    tar=$directory/debian-$suite-essential-$architecture.tar
+    if [[ ! -s $tar ]]; then
+        command -v mmdebstrap >/dev/null || return 1
+        mkdir -p "$directory"
+        partial=$(mktemp "$directory/.partial.XXXXXX.tar")
+        say "making a Debian root filesystem (once; kept at $tar)"
+        if timeout 300 mmdebstrap --quiet --variant=essential --format=tar "$suite" >"$partial" </dev/null &&
+            tar -tf "$partial" ./etc/debian_version >/dev/null; then
+            chmod 644 "$partial"
+            mv "$partial" "$tar"
+        else
+            rm -f "$partial"
+            return 1
+        fi
+    fi
+    printf '%s\n' "$tar"
+}
+
+# setup_rootfs DIRECTORY: unpacks a Debian root filesystem there, owned by her; busybox where Debian is not to be had.
+# Prints which of the two it is.
+setup_rootfs() {
+    local tar
+    as_user mkdir -p "$1"
+    if tar=$(setup_debian_tar); then
+        # Device nodes cannot be made by her, and need not be: a container's /dev is a mount of its own.
+        as_user tar -x --no-same-owner --exclude='./dev/*' -C "$1" <"$tar"
+        echo debian
+    else
+        say "the Debian package mirror is not to be had: using busybox for the root filesystem"
+        setup_busybox "$1"
+        echo busybox
+    fi
+}
+
+setup_busybox() {
+    local busybox
+    busybox=$(command -v busybox) || die "neither a Debian mirror nor busybox-static: no root filesystem to run"
+    as_user mkdir -p "$1"/{bin,dev,etc,proc,root,run,sys,tmp,var/tmp}
+    as_user cp "$busybox" "$1/bin/busybox"
+    as_user "$busybox" sh -c 'for name in $("$0" --list); do [ "$name" = busybox ] || ln -s busybox "$1/bin/$name"; done' "$busybox" "$1"
+    as_user sh -c 'echo root:x:0:0:root:/root:/bin/sh >"$1/etc/passwd"; echo root:x:0: >"$1/etc/group"' sh "$1"
+}
