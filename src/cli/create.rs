@@ -71,6 +71,7 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<(Made, (Store, Entry))> {
     check_id(&common.id)?;
+    sys::signal::keep_ended_children().doing(|| "cannot wait for children".to_owned())?;
     let pid_file = common
         .pid_file
         .as_deref()
@@ -81,9 +82,11 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<(Made, (Store,
     let store = Store::open_or_make(global.root.as_deref())?;
     // The helpers work while the config is read.
     let outer = plan::idmap::outer(&facts);
+    tracing::debug!(state = ?store.path(), ?outer, "entering the outer user namespace");
     let entering = userns::begin(&outer, &store)?;
     let bundle = super::spec::open_bundle(&common.bundle)?;
     let plan = Plan::compute(&bundle, &facts).map_err(|p| super::spec::problems(&p))?;
+    tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
     let entry = store
         .create(&common.id)
         .map_err(|e| e.within(format!("cannot create container {:?}", common.id)))?;

@@ -35,6 +35,7 @@ pub(crate) fn delete(global: &Global, args: &Args) -> Result<u8> {
         Err(error) if !args.force => return Err(error.within(what())),
         Err(error) => tracing::debug!("removing the damaged state: {}", error.message()),
     }
+    tracing::debug!(id = entry.id(), state = ?store.path(), "removing the state");
     store.remove(&entry)?;
     Ok(0)
 }

@@ -60,6 +60,7 @@ fn try_exec(global: &Global, args: Args) -> Result<u8> {
             return Err(Error::new("cannot exec in a stopped container"));
         }
     }
+    sys::signal::keep_ended_children().doing(|| "cannot wait for children".to_owned())?;
     let facts = HostFacts::probe();
     protect::against_overwriting(&facts)?;
     let process = process(&entry, &record, &facts, &args)?;
@@ -67,6 +68,11 @@ fn try_exec(global: &Global, args: Args) -> Result<u8> {
     if !args.detach {
         sys::signal::block_all().doing(|| "cannot block signals".to_owned())?;
     }
+    tracing::debug!(
+        pid = record.process.pid,
+        uid = process.uid,
+        "joining the container"
+    );
     let child = crate::spawn::exec(&record, &process, pid_file.as_ref())?;
     if args.detach {
         return Ok(0);

@@ -27,6 +27,11 @@ pub(crate) fn kill(global: &Global, args: &Args) -> Result<u8> {
         .process
         .open(&record.boot_id)?
         .ok_or_else(not_running)?;
+    tracing::debug!(
+        signal = number,
+        pid = record.process.pid,
+        "sending the signal"
+    );
     match sys::process::send_signal(&pidfd, number) {
         Err(error) if error.is(nix::libc::ESRCH) => Err(not_running()),
         sent => sent.doing(what).map(|()| 0),

@@ -18,6 +18,10 @@ pub(crate) fn start(global: &Global, args: &Args) -> Result<u8> {
     let entry = Store::find_in(global.root.as_deref(), &args.id).map_err(|e| e.within(&what))?;
     entry.lock().map_err(|e| e.within(&what))?;
     let record = entry.existing_record()?;
+    tracing::debug!(
+        pid = record.process.pid,
+        "letting the container's process go on"
+    );
     let refusal = match entry.status(Some(&record)) {
         Status::Created => {
             crate::spawn::start(&entry).map_err(|e| e.within(what))?;

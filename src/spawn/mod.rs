@@ -118,12 +118,17 @@ impl Creation<'_> {
         {
             userns::write_maps(child.pid, uid_map, gid_map, *setgroups)?;
         }
+        tracing::debug!(
+            pid = child.pid,
+            "the container's process is made, its ids are mapped"
+        );
         let mut notes = self.plan.notes.clone();
         order(line, Order::Go)?;
         // While init is at work.
         self.entry.write_config(&self.bundle.config)?;
         let mut record = self.record(child, outer)?;
         wait_for(Phase::SettingUp, line, &mut notes)?;
+        tracing::debug!(notes = notes.len(), "the container is set up");
         record.notes.clone_from(&notes);
         self.entry.write_record(&record)?;
         if let Some(pid_file) = &self.pid_file {

@@ -68,6 +68,7 @@ impl Store {
     /// Opens the store if it is there.
     pub fn open(root: Option<&Path>) -> Result<Option<Self>> {
         let found = directory::open(root)?;
+        tracing::debug!(state = ?found.as_ref().map(|(_, path)| path), "looking for containers");
         Ok(found.map(|(fd, path)| Self { fd, path }))
     }
 

@@ -31,6 +31,15 @@ pub fn next() -> Result<i32> {
     Err(Error::new("rt_sigtimedwait", "~[]", errno))
 }
 
+/// Lets ended children wait to be asked for: a caller may have ignored SIGCHLD, and then the kernel reaps them unasked.
+pub fn keep_ended_children() -> Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action runs no code of ours.
+    unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGCHLD, &default) }
+        .map(|_| ())
+        .map_err(|e| Error::new("rt_sigaction", "SIGCHLD, SIG_DFL", e))
+}
+
 /// Gives every signal its default action: what a program started by `execve` inherits as ignored stays ignored,
 /// and this runtime's language ignores SIGPIPE.
 pub fn reset_actions() {
