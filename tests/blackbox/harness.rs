@@ -248,6 +248,8 @@ impl Fixture {
 
     /// A bundle with a busybox root filesystem of its own, which is writable.
     pub(crate) fn with_own_root() -> Fixture {
+        let root = rustix::process::geteuid().is_root();
+        assert!(!root, "the runtime is not tested as root: use tests/run");
         let directory = tempfile::Builder::new().prefix("bundle").tempdir().unwrap();
         let fixture = Fixture {
             config: base_config(),
