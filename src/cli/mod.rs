@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::log::{Format, Log};
 
 mod create;
@@ -120,11 +120,16 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
 
 /// Help and version go to stdout and are no failure; a wrong command line is status 1, as with runc.
 fn usage(answer: &clap::Error) -> ExitCode {
-    let printed = answer.print();
-    if answer.use_stderr() || printed.is_err() {
+    let text = answer.render().to_string();
+    if answer.use_stderr() {
+        // It repeats what was typed.
+        let _nowhere_to_report = std::io::stderr().write_all(printable(&text).as_bytes());
         return ExitCode::from(Error::FAILURE);
     }
-    ExitCode::SUCCESS
+    match print(&text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
 }
 
 /// A failure before there is a log.

@@ -1,10 +1,10 @@
 //! The pid file: written whole, or not at all.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::error::{Doing, Error, Result};
 use crate::sys;
@@ -50,9 +50,17 @@ impl PidFile {
         let fd = rustix::fs::openat(&self.directory, &draft, flags, Mode::from_raw_mode(0o644))
             .map_err(|e| sys::Error::new("openat", format!("{draft:?}, O_CREAT"), e))
             .doing(what)?;
-        sys::path::write_all(fd, pid.to_string().as_bytes(), &self.path).doing(what)?;
-        rustix::fs::renameat(&self.directory, &draft, &self.directory, &self.name)
+        let written = sys::path::write_all(fd, pid.to_string().as_bytes(), &self.path);
+        let named = written.and_then(|()| self.rename(&draft));
+        if named.is_err() {
+            let _first_error_counts =
+                rustix::fs::unlinkat(&self.directory, &draft, AtFlags::empty());
+        }
+        named.doing(what)
+    }
+
+    fn rename(&self, draft: &OsStr) -> sys::Result<()> {
+        rustix::fs::renameat(&self.directory, draft, &self.directory, &self.name)
             .map_err(|e| sys::Error::new("renameat", format!("{draft:?}, {:?}", self.name), e))
-            .doing(what)
     }
 }

@@ -11,13 +11,17 @@
     reason = "test code: it starts the program under test, writes bundles, and fails by panicking"
 )]
 
+mod attacks;
 mod base;
 mod config;
 mod errors;
 mod exec;
+mod foreign;
 mod harness;
 mod isolation;
+mod kills;
 mod lifecycle;
+mod nested;
 mod output;
 mod process;
 mod state;
