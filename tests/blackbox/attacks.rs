@@ -4,10 +4,11 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, lodger_only, peer_differs, read_lossy, skip, spawn, wait_for};
+use crate::harness::{Fixture, LIMIT, lodger_only, peer_differs, skip, spawn};
 
 fn probe_report(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -75,6 +76,30 @@ fn a_leaked_descriptor_is_no_working_directory() {
     }
 }
 
+/// A path through a descriptor is looked up before close-on-exec takes effect: the descriptor must be gone by then.
+#[test]
+fn no_program_of_the_host_is_run_through_a_descriptor() {
+    peer_differs!("crun", "1.8 closes descriptors by close-on-exec alone");
+    peer_differs!("runc", "1.1.5 closes descriptors by close-on-exec alone");
+    let mut fixture = Fixture::with_own_root();
+    fixture.sleeping("c");
+    let leak = Leak::new();
+    assert!(std::path::Path::new("/usr/bin/busybox").exists());
+    let program = format!("/proc/self/fd/{}/bin/busybox", leak.number());
+    fixture.args(&[&program, "echo", "escaped"]);
+    let ran = fixture.runtime(&["run", "d"]);
+    let exec = ["exec", "c", &program, "echo", "escaped"];
+    let joined = spawn(&mut fixture.command(&exec), b"").wait();
+    symlink(&program, fixture.rootfs().join("bin/linked")).unwrap();
+    let exec = ["exec", "c", "linked", "echo", "escaped"];
+    let linked = spawn(&mut fixture.command(&exec), b"").wait();
+    drop(leak);
+    for ran in [ran, joined, linked] {
+        assert_ne!(ran.code, 0, "{ran:#?}");
+        assert_eq!(ran.out, "");
+    }
+}
+
 /// The link points to a directory that is there, and inside: only refusing links altogether helps (CVE-2025-54867).
 #[test]
 fn a_link_inside_the_root_is_no_mount_point_for_proc_sys_dev() {
@@ -96,6 +121,22 @@ fn a_link_inside_the_root_is_no_mount_point_for_proc_sys_dev() {
         let left = fs::read_dir(fixture.rootfs().join("target")).unwrap();
         assert_eq!(left.count(), 0, "{name} {mounted}");
     }
+}
+
+/// The files of lxcfs may lie in procfs, and nowhere that a link of the image leads to.
+#[test]
+fn a_file_of_lxcfs_is_not_mounted_through_a_link() {
+    lodger_only!("the files of lxcfs");
+    let mut fixture = Fixture::with_own_root();
+    fs::remove_dir(fixture.rootfs().join("proc")).unwrap();
+    fs::create_dir(fixture.rootfs().join("target")).unwrap();
+    symlink("/target", fixture.rootfs().join("proc")).unwrap();
+    fixture.unmount("/proc").mount(json!({
+        "destination": "/proc/uptime", "type": "bind", "source": "/etc/hostname", "options": ["bind"]
+    }));
+    fixture.run().fails(1, "not symbolic links");
+    let left = fs::read_dir(fixture.rootfs().join("target")).unwrap();
+    assert_eq!(left.count(), 0);
 }
 
 /// What was put in place of a device must not be taken for the place to bind one on.
@@ -244,14 +285,12 @@ fn a_process_that_joins_cannot_be_looked_into() {
         .current_dir(fixture.bundle());
     let slow = spawn(&mut traced, b"");
     let mut together = 0;
-    while together < 3 {
+    let begin = Instant::now();
+    while together < 3 && begin.elapsed() < LIMIT / 2 {
         let report = probe_report(&fixture.bare(&["exec", "c", "/probe", "report"]).ok());
         assert_eq!(report["outside"], json!([]));
         let seen = report["processes"].as_array().unwrap().len();
         together += usize::from(seen > 2);
-        if !std::path::Path::new(&format!("/proc/{}", slow.pid())).exists() {
-            break;
-        }
     }
     slow.wait().ok();
     assert!(together > 0, "the process that joins was never seen");
@@ -264,15 +303,7 @@ fn init_cannot_be_looked_into_while_it_is_set_up() {
     let Some((_fixture, runtime)) = crate::kills::stopped_create() else {
         skip!("create was never stopped in time");
     };
-    let children = format!("/proc/{0}/task/{0}/children", runtime.pid());
-    let children = read_lossy(std::path::Path::new(&children));
-    let init = children.split_whitespace().last().unwrap();
-    let status = format!("/proc/{init}/status");
-    wait_for("init to have set everything up", || {
-        read_lossy(std::path::Path::new(&status))
-            .contains("NoNewPrivs:\t1")
-            .then_some(())
-    });
+    let init = crate::kills::init_of(&runtime);
     let looked = fs::read_link(format!("/proc/{init}/exe"));
     runtime.signal("CONT");
     runtime.wait().ok();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Fixture, LIMIT, Running, lodger_only, skip, spawn, wait_for};
+use crate::harness::{Fixture, LIMIT, Running, lodger_only, send_signal, skip, spawn, wait_for};
 
 /// The pids of the processes that have this word in their command line: lodger's own, up to the program.
 fn processes_with(word: &str) -> Vec<u32> {
@@ -98,18 +98,36 @@ pub(crate) fn stopped_create() -> Option<(Fixture, Running)> {
     })
 }
 
-/// Init waits for a runtime that is gone: nobody else will end it.
+/// Init of a stopped `create`, once it has set everything up and waits.
+pub(crate) fn init_of(create: &Running) -> u32 {
+    let children = format!("/proc/{0}/task/{0}/children", create.pid());
+    let children = fs::read_to_string(children).unwrap();
+    let init = children.split_whitespace().last().unwrap();
+    let status = format!("/proc/{init}/status");
+    wait_for("init to have set everything up", || {
+        let status = fs::read_to_string(&status).unwrap();
+        status.contains("NoNewPrivs:\t1").then_some(())
+    });
+    init.parse().unwrap()
+}
+
+/// Init waits for a runtime that is gone: nobody else will end it, also where it cannot notice by itself.
 #[test]
 fn a_create_that_is_killed_in_the_middle_leaves_no_process() {
     lodger_only!("following the end of create");
-    let Some((fixture, create)) = stopped_create() else {
-        skip!("create was never stopped in time");
-    };
-    create.signal("KILL");
-    create.wait().exits(128 + 9);
-    assert_no_process(&fixture);
-    assert_eq!(fixture.status("c"), "stopped");
-    fixture.bare(&["delete", "c"]).ok();
+    for stopped in [false, true] {
+        let Some((fixture, create)) = stopped_create() else {
+            skip!("create was never stopped in time");
+        };
+        if stopped {
+            send_signal(init_of(&create), "STOP");
+        }
+        create.signal("KILL");
+        create.wait().exits(128 + 9);
+        assert_no_process(&fixture);
+        assert_eq!(fixture.status("c"), "stopped");
+        fixture.bare(&["delete", "c"]).ok();
+    }
 }
 
 #[test]
