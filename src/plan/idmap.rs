@@ -169,9 +169,16 @@ fn note(property: &str, reason: impl Into<String>, remedy: impl Into<String>) ->
 
 fn skipped_notes(facts: &HostFacts) -> Vec<Note> {
     let remedy = "ask the administrator to correct it";
+    let property = |reason: &str| {
+        if reason.contains("subgid") {
+            "/linux/gidMappings"
+        } else {
+            "/linux/uidMappings"
+        }
+    };
     let notes = facts.subid_notes.iter();
     notes
-        .map(|reason| note("/linux/uidMappings", reason, remedy))
+        .map(|reason| note(property(reason), reason, remedy))
         .collect()
 }
 
