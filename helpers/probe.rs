@@ -9,8 +9,10 @@
     reason = "a program of its own, not part of lodger: it opens what it likes, that being its purpose"
 )]
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -258,31 +260,38 @@ fn outside() -> Vec<String> {
 /// Tries to overwrite the executable of every other process, again and again: through a descriptor that was opened
 /// while the process still ran it, since a running file cannot be opened for writing.
 fn overwrite(limit: Duration) {
-    let own = std::process::id();
-    let mut held = Vec::new();
+    let mut held = BTreeMap::new();
     let begin = Instant::now();
+    let _ = fs::write("/tmp/attacking", "");
     println!("attacking");
-    while begin.elapsed() < limit && !Path::new("/tmp/stop").exists() {
-        for pid in processes() {
-            if pid == own || held.len() > 200 {
-                continue;
-            }
-            let path = format!("/proc/{pid}/exe");
-            held.extend(rustix::fs::open(
-                &path,
-                OFlags::PATH | OFlags::CLOEXEC,
-                Mode::empty(),
-            ));
-        }
-        for descriptor in &held {
-            let path = format!(
-                "/proc/self/fd/{}",
-                std::os::fd::AsRawFd::as_raw_fd(descriptor)
-            );
+    loop {
+        // Looked at first: after the end of the others there is one more try.
+        let last = begin.elapsed() > limit || Path::new("/tmp/stop").exists();
+        hold_executables(&mut held);
+        for descriptor in held.values() {
+            let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
             if let Ok(mut file) = OpenOptions::new().write(true).open(path) {
                 let _ = file.write_all(b"#!/bin/sh\necho overwritten\n");
-                println!("wrote to an executable");
             }
+        }
+        if last {
+            break;
+        }
+    }
+    let _ = fs::write("/tmp/done", "");
+}
+
+/// Opens the executable of every other process, each file once.
+fn hold_executables(held: &mut BTreeMap<(u64, u64), OwnedFd>) {
+    let own = std::process::id();
+    for pid in processes().into_iter().filter(|pid| *pid != own) {
+        let path = format!("/proc/{pid}/exe");
+        let Ok(file) = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        else {
+            continue;
+        };
+        if let Ok(stat) = rustix::fs::fstat(&file) {
+            held.entry((stat.st_dev, stat.st_ino)).or_insert(file);
         }
     }
 }

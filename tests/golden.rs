@@ -42,7 +42,9 @@ fn outcome(case: &Path) -> (&'static str, String) {
 }
 
 fn cases() -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans");
+    // At run time: the tree may have been copied to where the tests may read it.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo and tests/run set it");
+    let directory = Path::new(&package).join("tests/plans");
     let entries = fs::read_dir(directory).unwrap();
     let mut cases: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
     cases.sort();

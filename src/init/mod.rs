@@ -148,6 +148,8 @@ impl Init<'_> {
 
         self.enter(Stage::Privileges);
         let program = Program::prepare(&plan.process, &kept, Some(umask))?;
+        // The change of uid has cleared it again. Whoever dies before this line is noticed at the next order.
+        die_with_runtime(true)?;
         self.line
             .send(&Report::Ready)
             .doing(|| "cannot report to the runtime".to_owned())?;
@@ -226,10 +228,15 @@ pub fn join(process: &Process, line: InitEnd) -> ! {
 
 /// Runs the program; returns only on failure.
 fn start(program: &Program, dies: bool) -> Error {
-    if let Err(error) = die_with_runtime(dies) {
-        return error;
+    let outlives = if dies {
+        Ok(())
+    } else {
+        die_with_runtime(false)
+    };
+    match outlives {
+        Ok(()) => program.exec(),
+        Err(error) => error,
     }
-    program.exec()
 }
 
 fn die_with_runtime(die: bool) -> Result<()> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, FileType};
 
-use super::beneath::RootDir;
+use super::beneath::{RootDir, file_type};
 use super::{passwd, privileges};
 use crate::error::{Doing, Error, Result};
 use crate::plan::Process;
@@ -89,8 +89,8 @@ fn home_of(process: &Process) -> Result<Option<String>> {
     Ok(Some(passwd::home(&RootDir::new(root), process.uid)))
 }
 
-/// Gives the standard streams to the program's uid, so that it can open /dev/stdout again. It is a courtesy: a stream
-/// that is not ours to give (a terminal, the host's /dev/null) still works through its fd.
+/// Gives pipes among the standard streams to the program's uid, so that it can open /dev/stdout again. It is a
+/// courtesy: a stream that is not ours to give still works through its fd. The caller's files stay hers.
 fn own_stdio(process: &Process) {
     if process.uid == 0 {
         return;
@@ -102,7 +102,9 @@ fn own_stdio(process: &Process) {
         rustix::stdio::stderr(),
     ];
     for stream in streams {
-        let _courtesy = rustix::fs::fchown(stream, uid, None);
+        if file_type(stream).is_ok_and(|kind| kind == FileType::Fifo) {
+            let _courtesy = rustix::fs::fchown(stream, uid, None);
+        }
     }
 }
 

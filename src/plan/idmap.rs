@@ -178,7 +178,9 @@ fn skipped_notes(facts: &HostFacts) -> Vec<Note> {
 /// Both helpers, or why the caller's own id is all there is.
 fn helpers(facts: &HostFacts) -> Result<(std::path::PathBuf, std::path::PathBuf), Note> {
     let only = |why: String, remedy: String| {
-        let reason = format!("only the caller's own uid and gid are mapped: {why}");
+        let reason = format!(
+            "only the caller's own uid and gid are mapped, and her supplementary groups stay (setgroups(2) is denied): {why}"
+        );
         Err(note("/linux/uidMappings", reason, remedy))
     };
     let missing = match (facts.subuid.is_empty(), facts.subgid.is_empty()) {

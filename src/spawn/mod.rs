@@ -131,9 +131,6 @@ impl Creation<'_> {
         tracing::debug!(notes = notes.len(), "the container is set up");
         record.notes.clone_from(&notes);
         self.entry.write_record(&record)?;
-        if let Some(pid_file) = &self.pid_file {
-            pid_file.write(child.pid)?;
-        }
         match self.until {
             Until::Created => {
                 order(line, Order::Detach)?;
@@ -144,6 +141,9 @@ impl Creation<'_> {
                 order(line, Order::Exec { die_with_runtime })?;
                 wait_for(Phase::Starting, line, &mut notes)?;
             }
+        }
+        if let Some(pid_file) = &self.pid_file {
+            pid_file.write(child.pid)?;
         }
         Ok(notes)
     }

@@ -43,9 +43,19 @@ pub fn keep_ended_children() -> Result<()> {
 /// Gives every signal its default action: what a program started by `execve` inherits as ignored stays ignored,
 /// and this runtime's language ignores SIGPIPE.
 pub fn reset_actions() {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in nix::sys::signal::Signal::iterator() {
-        // SAFETY: the default action runs no code of ours. SIGKILL and SIGSTOP answer EINVAL: they cannot differ.
-        let _unchangeable = unsafe { nix::sys::signal::sigaction(signal, &default) };
+    /// What rt_sigaction(2) takes: handler, flags, restorer and mask. All zero is SIG_DFL.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the structure is as large as the kernel reads, with a mask of 8 bytes, and no old action is asked for.
+        let _unchangeable = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
+        // SIGKILL and SIGSTOP answer EINVAL: they cannot differ.
     }
 }

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -216,12 +216,9 @@ pub(crate) fn spawn(command: &mut Command, stdin: &[u8]) -> Running {
 
 /// Sends a signal, by name, to a process of ours.
 pub(crate) fn send_signal(pid: u32, name: &str) {
-    let sent = Command::new("/bin/kill")
-        .args(["-s", name, &pid.to_string()])
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(sent.success(), "kill -s {name} {pid}");
+    let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().unwrap();
+    let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
 }
 
 pub(crate) fn read_lossy(path: &Path) -> String {
@@ -248,6 +245,8 @@ impl Fixture {
 
     /// A bundle with a busybox root filesystem of its own, which is writable.
     pub(crate) fn with_own_root() -> Fixture {
+        let root = rustix::process::geteuid().is_root();
+        assert!(!root, "the runtime is not tested as root: use tests/run");
         let directory = tempfile::Builder::new().prefix("bundle").tempdir().unwrap();
         let fixture = Fixture {
             config: base_config(),

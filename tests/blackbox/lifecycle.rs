@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Fixture, lodger_only, peer_differs, read_lossy, wait_for};
+use crate::harness::{Fixture, lodger_only, peer_differs, read_lossy, skip, spawn, wait_for};
 
 #[test]
 fn run_gives_the_exit_code_of_the_payload() {
@@ -188,6 +188,18 @@ fn the_pid_file_holds_the_pid_and_nothing_else() {
 }
 
 #[test]
+fn the_pid_file_of_a_detached_run() {
+    let mut fixture = Fixture::new();
+    fixture.args(&["/bin/sleep", "600"]);
+    let file = fixture.path("pid");
+    fixture
+        .runtime(&["run", "-d", "--pid-file", file.to_str().unwrap(), "c"])
+        .ok();
+    let pid = fixture.state("c")["pid"].as_u64().unwrap();
+    assert_eq!(read_lossy(&file), pid.to_string());
+}
+
+#[test]
 fn the_bundle_is_given_by_an_option() {
     let mut fixture = Fixture::new();
     fixture.sh("echo here");
@@ -197,10 +209,7 @@ fn the_bundle_is_given_by_an_option() {
         let args = ["run", option, bundle.to_str().unwrap(), "c"];
         let mut command = fixture.command(&args);
         command.current_dir("/");
-        assert_eq!(
-            crate::harness::spawn(&mut command, b"").wait().ok(),
-            "here\n"
-        );
+        assert_eq!(spawn(&mut command, b"").wait().ok(), "here\n");
     }
 }
 
@@ -244,10 +253,48 @@ fn many_containers_at_once() {
     let ids: Vec<String> = (0..8).map(|number| format!("c{number}")).collect();
     let running: Vec<_> = ids
         .iter()
-        .map(|id| crate::harness::spawn(&mut fixture.command(&["run", id]), b""))
+        .map(|id| spawn(&mut fixture.command(&["run", id]), b""))
         .collect();
     for one in running {
         one.wait().ok();
     }
     assert_eq!(entries(&fixture), Vec::<String>::new());
+}
+
+/// Under strace a setuid helper has no privilege, so a run that needs one fails.
+#[test]
+fn a_second_container_starts_no_helper() {
+    lodger_only!("the warm start");
+    if !std::path::Path::new("/usr/bin/strace").exists() {
+        skip!("strace is not installed");
+    }
+    let mut fixture = Fixture::new();
+    fixture.sleeping("first");
+    fixture.args(&["/bin/echo", "warm"]);
+    fixture.write_config();
+    let run = fixture.command(&["run", "second"]);
+    let mut traced = std::process::Command::new("/usr/bin/strace");
+    traced
+        .args(["-f", "-qq", "-e", "trace=execve"])
+        .arg(run.get_program())
+        .args(run.get_args())
+        .current_dir(fixture.bundle());
+    let ran = spawn(&mut traced, b"").wait().exits(0);
+    assert_eq!(ran.out, "warm\n");
+    assert!(
+        !ran.err.contains("newuidmap") && !ran.err.contains("newgidmap"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn a_container_after_the_last_one_has_ended_starts_cold() {
+    let mut fixture = Fixture::new();
+    fixture.sleeping("first");
+    fixture.bare(&["kill", "first", "KILL"]).ok();
+    fixture.wait_status("first", "stopped");
+    // The record of the first is still there, its namespace is not.
+    fixture.args(&["/bin/echo", "cold"]);
+    assert_eq!(fixture.runtime(&["run", "second"]).ok(), "cold\n");
 }

@@ -76,9 +76,24 @@ setup_workdir() {
     ((EUID != 0)) || chown "$setup_user:" "$setup_work/run" "$setup_work/tmp"
 }
 
+# Prints the pids of the processes that run a program of this run, or have a mount of it, as a container has its root.
+setup_processes() {
+    local process
+    for process in /proc/[0-9]*; do
+        if [[ $(readlink "$process/exe" 2>/dev/null) == "$setup_work"/* ]] ||
+            grep -qsF "$setup_work/" "$process/mountinfo"; then
+            echo "${process#/proc/}"
+        fi
+    done
+}
+
 setup_cleanup() {
-    local status=$?
+    local status=$? left
     trap - EXIT
+    # A test that was killed leaves its containers.
+    left=$(setup_processes)
+    # shellcheck disable=SC2086 # one word a pid
+    [[ -z $left ]] || kill -KILL $left 2>/dev/null || true
     if ! rm -rf --one-file-system "$setup_work" 2>/dev/null; then
         # Not root: what subordinate ids own is removed as the root of a user namespace that maps them.
         unshare --map-root-user --map-auto rm -rf --one-file-system "$setup_work" ||
