@@ -47,22 +47,26 @@ fn state_entries(fixture: &Fixture) -> usize {
         .count()
 }
 
+/// Also where the program has another uid: the kernel forgets the wish when the uid changes.
 #[test]
 fn a_container_ends_with_its_foreground_run() {
     lodger_only!("following the end of the foreground process");
-    let mut fixture = Fixture::new();
-    let word = format!("6{:07}", std::process::id());
-    fixture.args(&["/bin/sleep", &word]);
-    let running = fixture.background(&["run", "c"], b"");
-    wait_for("the program", || {
-        (processes_with(&word).len() == 1).then_some(())
-    });
-    running.signal("KILL");
-    running.wait().exits(128 + 9);
-    wait_for("the program to end", || {
-        processes_with(&word).is_empty().then_some(())
-    });
-    fixture.wait_status("c", "stopped");
+    for uid in [0, 5] {
+        let mut fixture = Fixture::new();
+        let word = format!("6{uid}{:07}", std::process::id());
+        fixture.config["process"]["user"] = json!({"uid": uid, "gid": uid});
+        fixture.args(&["/bin/sleep", &word]);
+        let running = fixture.background(&["run", "c"], b"");
+        wait_for("the program", || {
+            (processes_with(&word).len() == 1).then_some(())
+        });
+        running.signal("KILL");
+        running.wait().exits(128 + 9);
+        wait_for("the program to end", || {
+            processes_with(&word).is_empty().then_some(())
+        });
+        fixture.wait_status("c", "stopped");
+    }
 }
 
 #[test]
