@@ -1,6 +1,7 @@
 //! The lodger program.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+#![no_main]
 
-fn main() -> std::process::ExitCode {
-    lodger::cli::main(std::env::args_os())
-}
+#[path = "sys/entry.rs"]
+#[allow(unsafe_code, reason = "part of the one room that may")]
+mod entry;

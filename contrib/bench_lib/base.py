@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 TOP = Path(__file__).resolve().parent.parent.parent
+RUNTIME_DIR = "xdg"  # beneath the ordinary user's directory; the state of all runtimes is in it
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TASKS = {
     "run": "run /bin/true, cold",

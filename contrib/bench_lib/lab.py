@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from .base import SEARCH
+from .base import RUNTIME_DIR, SEARCH
 from .bundle import make_config, make_rootfs
 
 PROOF_CODE = 57
@@ -38,17 +38,18 @@ class Lab:
     stopwatch: Path
     serial: int = 0
     env: dict[str, str] = field(default_factory=dict)
+    runtime_dir: Path = Path()
 
     def __post_init__(self) -> None:
-        runtime_dir = self.home / "xdg"
-        runtime_dir.mkdir(mode=0o700)
+        self.runtime_dir = self.home / RUNTIME_DIR
+        self.runtime_dir.mkdir(mode=0o700, exist_ok=True)
         self.env = {
             "PATH": SEARCH,
             "HOME": self.user.pw_dir,
             "USER": self.user.pw_name,
             "LOGNAME": self.user.pw_name,
             "LANG": "C.UTF-8",
-            "XDG_RUNTIME_DIR": str(runtime_dir),
+            "XDG_RUNTIME_DIR": str(self.runtime_dir),
         }
         self.rootfs = self.home / "rootfs"
         self.errors = self.home / "stderr"

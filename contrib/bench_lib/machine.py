@@ -89,6 +89,13 @@ def enter_mount_namespace() -> None:
             say("no pure cgroup v2 at /sys/fs/cgroup: crun and runc may refuse to work")
 
 
+def mount_runtime_dir(directory: Path, user: pwd.struct_passwd) -> None:
+    """A tmpfs for everybody's state, as $XDG_RUNTIME_DIR is on a host with systemd. It ends with our mount namespace."""
+    directory.mkdir()
+    options = f"mode=0700,uid={user.pw_uid},gid={user.pw_gid}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory], check=True)
+
+
 def compile_helper(name: str, directory: Path) -> Path:
     if not which("cc"):
         die("no C compiler: install gcc and libc6-dev")

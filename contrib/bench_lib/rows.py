@@ -145,7 +145,7 @@ class Floor(Row):
 
     @property
     def held_dir(self) -> Path:
-        return self.lab.home / "floor-held"
+        return self.lab.runtime_dir / "floor-held"
 
     def argv(self, *words: str | Path) -> list[str]:
         return [self.path, *map(str, words)]
@@ -168,7 +168,7 @@ class Floor(Row):
         return self.lab.timed(self.argv("warm", self.held_pid(), self.lab.rootfs, "/bin/true"))
 
     def cycle(self) -> Sample:
-        place = self.lab.home / self.lab.new_id()
+        place = self.lab.runtime_dir / self.lab.new_id()
         created = self.lab.timed(self.argv("create", place, self.lab.rootfs, "/bin/true"))
         pid = read_pid(place / "pid")
         started = self.lab.timed(self.argv("start", place))
@@ -200,7 +200,7 @@ class Floor(Row):
 
 def make_rows(lab: Lab, lodger: Path, floor: Path) -> list[Row]:
     def oci(name: str, program: str | Path | None, tasks: frozenset[str] = ALL_TASKS, root: str = "") -> Oci:
-        state_root = lab.home / (root or name)
+        state_root = lab.runtime_dir / (root or name)
         state_root.mkdir(mode=0o700, exist_ok=True)
         return Oci(name, Path(program) if program else None, lab, tasks, state_root=state_root)
 

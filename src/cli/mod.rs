@@ -6,12 +6,12 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::{Error, Result, printable};
+use crate::error::{Doing, Error, Result, printable};
 use crate::log::{Format, Log};
+use crate::sys;
 
 mod create;
 mod delete;
@@ -73,11 +73,23 @@ enum Command {
 }
 
 /// Runs the program: `args` is argv. Returns its exit status.
-pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
+    let status = prepare().map_or_else(|error| fail(&error), |()| run(args));
+    // What is left in the buffer has nowhere else to go.
+    let _nowhere_to_report = std::io::stdout().flush();
+    status
+}
+
+/// What has to be so before anything is opened.
+fn prepare() -> Result<()> {
+    let what = || "cannot prepare this process".to_owned();
+    sys::fd::fill_stdio().doing(what)?;
     // Nothing the caller happens to have open is passed on by accident (CVE-2024-21626).
-    if let Err(error) = crate::sys::fd::cloexec_from(3) {
-        return fail(&Error::new("cannot close inherited files").because(error));
-    }
+    sys::fd::cloexec_from(3).doing(what)?;
+    sys::signal::ignore_broken_pipes().doing(what)
+}
+
+fn run(args: impl Iterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(answer) => return usage(&answer),
@@ -95,10 +107,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         return fail(&error);
     }
     match dispatch(&cli.global, cli.command, &log) {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => status,
         Err(error) => {
             log.error(&error);
-            ExitCode::from(error.exit_status())
+            error.exit_status()
         }
     }
 }
@@ -119,23 +131,23 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
 }
 
 /// Help and version go to stdout and are no failure; a wrong command line is status 1, as with runc.
-fn usage(answer: &clap::Error) -> ExitCode {
+fn usage(answer: &clap::Error) -> u8 {
     let text = answer.render().to_string();
     if answer.use_stderr() {
         // It repeats what was typed.
         let _nowhere_to_report = std::io::stderr().write_all(printable(&text).as_bytes());
-        return ExitCode::from(Error::FAILURE);
+        return Error::FAILURE;
     }
     match print(&text) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => fail(&error),
     }
 }
 
 /// A failure before there is a log.
-fn fail(error: &Error) -> ExitCode {
+fn fail(error: &Error) -> u8 {
     let _nowhere_to_report = writeln!(std::io::stderr(), "error: {error}");
-    ExitCode::from(error.exit_status())
+    error.exit_status()
 }
 
 /// Writes `text` to stdout; a closed pipe is an error like any other.

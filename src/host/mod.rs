@@ -75,7 +75,8 @@ pub struct HostFacts {
     pub newuidmap: Option<PathBuf>,
     /// newgidmap(1), if it is in one of the safe directories.
     pub newgidmap: Option<PathBuf>,
-    /// The capability bounding set of the caller, one bit a capability (capabilities(7)).
+    /// The capability bounding set of the caller, one bit a capability (capabilities(7)). In the initial user namespace
+    /// it says nothing about a container, whose new user namespace begins with all of them: there it is not read.
     pub bounding_set: u64,
     /// The highest capability number this kernel knows.
     pub last_capability: u8,

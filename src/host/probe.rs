@@ -47,7 +47,7 @@ impl HostFacts {
         let gid = getegid().as_raw();
         let namespace = std::fs::read_link("/proc/self/ns/user");
         let in_user_namespace = namespace.is_ok_and(|n| n != Path::new(INITIAL_USER_NAMESPACE));
-        let (bounding_set, last_capability) = sys::cred::bounding_set();
+        let last_capability = sys::cred::last_capability();
         let maps = Maps::read(in_user_namespace);
         let nsswitch = read("/etc/nsswitch.conf").unwrap_or_default();
         let user_name = user_name(uid, &nsswitch);
@@ -66,7 +66,7 @@ impl HostFacts {
             newuidmap: helper("newuidmap", in_user_namespace, &mut notes),
             newgidmap: helper("newgidmap", in_user_namespace, &mut notes),
             subid_notes: notes,
-            bounding_set,
+            bounding_set: bounding_set(in_user_namespace, last_capability),
             last_capability,
             limits: limits(),
             user_name,
@@ -101,6 +101,15 @@ impl Maps {
             gid: parse_id_map(&read("/proc/self/gid_map").unwrap_or_default()),
             setgroups_allowed: read("/proc/self/setgroups").is_none_or(|t| t.trim() != "deny"),
         }
+    }
+}
+
+/// The bounding set limits a container only where no new user namespace is made for it.
+fn bounding_set(in_user_namespace: bool, last_capability: u8) -> u64 {
+    if in_user_namespace {
+        sys::cred::bounding_set(last_capability)
+    } else {
+        u64::MAX >> (63 - last_capability.min(63))
     }
 }
 

@@ -60,7 +60,8 @@ impl RootDir {
             opened => return opened,
         }
         if directory {
-            return self.make_dirs(path, links);
+            let names = normal_names(path);
+            return self.make_beneath(&names, names.len().saturating_sub(1), links);
         }
         let (parent, name) = split(path);
         let parent = self.make_dirs(&parent, links)?;
@@ -80,8 +81,13 @@ impl RootDir {
 
     /// Makes the directory `path` and those above it, as far as they are missing.
     pub(super) fn make_dirs(&self, path: &Path, links: Links) -> sys::Result<OwnedFd> {
-        let names: Vec<&OsStr> = normal_names(path);
-        let (mut directory, existing) = self.deepest(&names, links)?;
+        let names = normal_names(path);
+        self.make_beneath(&names, names.len(), links)
+    }
+
+    /// As [`Self::make_dirs`], where no more than the first `most` names are known to be worth a look.
+    fn make_beneath(&self, names: &[&OsStr], most: usize, links: Links) -> sys::Result<OwnedFd> {
+        let (mut directory, existing) = self.deepest(names, most, links)?;
         for name in &names[existing..] {
             match rustix::fs::mkdirat(&directory, *name, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -95,9 +101,14 @@ impl RootDir {
         Ok(directory)
     }
 
-    /// The longest leading part of `names` that exists, opened as a directory, and its length.
-    fn deepest(&self, names: &[&OsStr], links: Links) -> sys::Result<(OwnedFd, usize)> {
-        let mut length = names.len();
+    /// The longest leading part of `names` that exists, `most` names at most, opened as a directory, and its length.
+    fn deepest(
+        &self,
+        names: &[&OsStr],
+        most: usize,
+        links: Links,
+    ) -> sys::Result<(OwnedFd, usize)> {
+        let mut length = most;
         loop {
             let path: PathBuf = names[..length].iter().collect();
             match self.resolve(&path, OFlags::PATH | OFlags::DIRECTORY, links) {

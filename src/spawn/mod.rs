@@ -127,10 +127,15 @@ impl Creation<'_> {
         // While init is at work.
         self.entry.write_config(&self.bundle.config)?;
         let mut record = self.record(child, outer)?;
+        record.notes.clone_from(&notes);
+        self.entry.draft_record(&record)?;
         wait_for(Phase::SettingUp, line, &mut notes)?;
         tracing::debug!(notes = notes.len(), "the container is set up");
-        record.notes.clone_from(&notes);
-        self.entry.write_record(&record)?;
+        if notes.len() > record.notes.len() {
+            record.notes.clone_from(&notes);
+            self.entry.draft_record(&record)?;
+        }
+        self.entry.publish_record()?;
         match self.until {
             Until::Created => {
                 order(line, Order::Detach)?;

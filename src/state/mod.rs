@@ -280,14 +280,18 @@ impl Entry {
         })
     }
 
-    /// Replaces the record, atomically. No fsync: after a crash of the machine there is no container either.
-    pub fn write_record(&self, record: &Record) -> Result<()> {
+    /// Writes the record beside its place: it counts once it is published.
+    pub fn draft_record(&self, record: &Record) -> Result<()> {
         let what = || format!("cannot write the state of container {:?}", self.id);
         let text = serde_json::to_vec(record).map_err(|e| Error::new(what()).because(e))?;
-        self.write(RECORD_DRAFT, &text).doing(what)?;
+        self.write(RECORD_DRAFT, &text).doing(what)
+    }
+
+    /// Gives the draft its place. No fsync: after a crash of the machine there is no container either.
+    pub fn publish_record(&self) -> Result<()> {
         rustix::fs::renameat(&self.fd, RECORD_DRAFT, &self.fd, RECORD)
             .map_err(|e| sys::Error::new("renameat", format!("{RECORD_DRAFT:?}, {RECORD:?}"), e))
-            .doing(what)
+            .doing(|| format!("cannot write the state of container {:?}", self.id))
     }
 
     /// Keeps the snapshot of config.json.

@@ -58,21 +58,26 @@ pub fn drop_bounding(number: u8) -> Result<()> {
     )
 }
 
-/// The bounding set, one bit a capability, and the highest capability this kernel knows (PR_CAPBSET_READ).
-pub fn bounding_set() -> (u64, u8) {
-    let mut set = 0;
-    let mut number = 0u8;
-    while number < 64 {
-        // SAFETY: PR_CAPBSET_READ takes a plain integer, and answers EINVAL for a capability it does not know.
-        let answer = unsafe { libc::prctl(libc::PR_CAPBSET_READ, u64::from(number), 0, 0, 0) };
-        match answer {
-            0 => {}
-            1 => set |= 1 << number,
-            _ => break,
-        }
-        number += 1;
-    }
-    (set, number.saturating_sub(1))
+/// The highest capability this kernel knows (PR_CAPBSET_READ answers EINVAL for one it does not).
+pub fn last_capability() -> u8 {
+    /// CAP_CHECKPOINT_RESTORE, of Linux 5.9: no kernel this program runs on is older.
+    const OLDEST: u8 = 40;
+    (OLDEST..63)
+        .find(|number| in_bounding_set(number + 1).is_none())
+        .unwrap_or(63)
+}
+
+/// The bounding set up to capability `last`, one bit a capability.
+pub fn bounding_set(last: u8) -> u64 {
+    (0..=last.min(63))
+        .filter(|number| in_bounding_set(*number) == Some(true))
+        .fold(0, |set, number| set | 1 << number)
+}
+
+fn in_bounding_set(number: u8) -> Option<bool> {
+    // SAFETY: PR_CAPBSET_READ takes a plain integer.
+    let answer = unsafe { libc::prctl(libc::PR_CAPBSET_READ, u64::from(number), 0, 0, 0) };
+    (answer >= 0).then_some(answer == 1)
 }
 
 /// The effective set of this process, one bit a capability (capget(2)).

@@ -29,6 +29,24 @@ pub fn close_others(first: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
     close_range(next, u32::MAX, 0)
 }
 
+/// Opens /dev/null in place of standard streams that are closed: the next file opened would get their numbers, and
+/// messages would be written into it.
+pub fn fill_stdio() -> Result<()> {
+    for number in 0..3 {
+        // SAFETY: F_GETFD takes no argument, and answers EBADF for a number that is not open.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0 {
+            continue;
+        }
+        // SAFETY: the path is a NUL-terminated literal. The lowest free number is the one that was found closed.
+        let opened = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        if opened != number {
+            let errno = std::io::Error::last_os_error();
+            return Err(Error::new("open", "\"/dev/null\", O_RDWR", errno));
+        }
+    }
+    Ok(())
+}
+
 fn close_range(first: u32, last: u32, flags: u32) -> Result<()> {
     // SAFETY: close_range takes plain integers; that the fds in the range are nobody's is the contract of the callers.
     let answer = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };

@@ -31,6 +31,15 @@ pub fn next() -> Result<i32> {
     Err(Error::new("rt_sigtimedwait", "~[]", errno))
 }
 
+/// A reader that went away is an error of write(2), not the end of this process in the middle of its work.
+pub fn ignore_broken_pipes() -> Result<()> {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGPIPE, &ignore) }
+        .map(|_| ())
+        .map_err(|e| Error::new("rt_sigaction", "SIGPIPE, SIG_IGN", e))
+}
+
 /// Lets ended children wait to be asked for: a caller may have ignored SIGCHLD, and then the kernel reaps them unasked.
 pub fn keep_ended_children() -> Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
@@ -41,7 +50,7 @@ pub fn keep_ended_children() -> Result<()> {
 }
 
 /// Gives every signal its default action: what a program started by `execve` inherits as ignored stays ignored,
-/// and this runtime's language ignores SIGPIPE.
+/// and this program ignores SIGPIPE.
 pub fn reset_actions() {
     /// What rt_sigaction(2) takes: handler, flags, restorer and mask. All zero is SIG_DFL.
     const DEFAULT: [u64; 4] = [0; 4];
