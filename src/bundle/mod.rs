@@ -211,6 +211,9 @@ pub(crate) fn pointer_token(key: &str) -> String {
 
 /// `text` with everything a terminal might act upon escaped as in a Rust string; quotes and backslashes stay.
 pub(crate) fn escape(text: &str) -> String {
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return text.to_owned();
+    }
     text.chars()
         .flat_map(|c| {
             let plain = matches!(c, '"' | '\'' | '\\');

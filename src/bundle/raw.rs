@@ -73,24 +73,40 @@ const CAPABILITY_SETS: &str = "/process/capabilities/*";
 /// Calls `f` with every value that `pattern` names and its pointer; `*` stands for any array element or object member.
 pub(super) fn visit(value: &mut Value, pattern: &str, f: &mut dyn FnMut(&str, &mut Value)) {
     let tokens: Vec<&str> = pattern.split('/').skip(1).collect();
-    descend(value, &tokens, String::new(), f);
+    descend(value, &tokens, &mut String::new(), f);
 }
 
-fn descend(value: &mut Value, tokens: &[&str], at: String, f: &mut dyn FnMut(&str, &mut Value)) {
+/// `at` is the pointer so far; it is the same again afterwards.
+fn descend(
+    value: &mut Value,
+    tokens: &[&str],
+    at: &mut String,
+    f: &mut dyn FnMut(&str, &mut Value),
+) {
     let Some((token, rest)) = tokens.split_first() else {
-        return f(&at, value);
+        return f(at, value);
+    };
+    let mut step = |name: &str, value: &mut Value| {
+        let length = at.len();
+        at.push('/');
+        at.push_str(name);
+        descend(value, rest, at, f);
+        at.truncate(length);
     };
     match value {
         Value::Array(items) if *token == "*" => {
             for (index, item) in items.iter_mut().enumerate() {
-                descend(item, rest, format!("{at}/{index}"), f);
+                step(&index.to_string(), item);
+            }
+        }
+        Value::Object(members) if *token == "*" => {
+            for (key, member) in members.iter_mut() {
+                step(&pointer_token(key), member);
             }
         }
         Value::Object(members) => {
-            for (key, member) in members.iter_mut() {
-                if *token == "*" || token == key {
-                    descend(member, rest, format!("{at}/{}", pointer_token(key)), f);
-                }
+            if let Some(member) = members.get_mut(*token) {
+                step(token, member);
             }
         }
         _ => {}
@@ -100,7 +116,9 @@ fn descend(value: &mut Value, tokens: &[&str], at: String, f: &mut dyn FnMut(&st
 /// Lists what is wrong with the value as such, and fills in what may be absent.
 pub(super) fn check(config: &mut Value) -> Vec<Problem> {
     let mut problems = Vec::new();
-    find_nul(config, "", &mut problems);
+    if has_nul(config) {
+        find_nul(config, "", &mut problems);
+    }
     // Before anything is put in the place of what is wrong.
     for pattern in UNIQUE {
         visit(config, pattern, &mut |pointer, list| {
@@ -171,6 +189,18 @@ fn find_duplicates(pointer: &str, list: &Value, problems: &mut Vec<Problem>) {
 }
 
 /// No string of a configuration can reach the kernel with a NUL in it.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(members) => members
+            .iter()
+            .any(|(key, member)| key.contains('\0') || has_nul(member)),
+        _ => false,
+    }
+}
+
+/// Says where the NULs are.
 fn find_nul(value: &Value, at: &str, problems: &mut Vec<Problem>) {
     match value {
         Value::String(text) if text.contains('\0') => {
