@@ -2,7 +2,7 @@
 //!
 //! The code here decides nothing: it follows the plan, in order, and stops at the first thing that fails. It writes no
 //! log and runs no exit handler; it reports over the line, and the parent prints. From the moment the root's fd is
-//! open, no path of the container is resolved but beneath it ([`beneath`]). A process that may share a pid namespace
+//! open, no path of the container is resolved but beneath it (`beneath`). A process that may share a pid namespace
 //! with container code cannot be looked into ([`sys::cred::set_dumpable`]; CVE-2016-9962).
 
 use std::os::fd::{AsFd, OwnedFd};
