@@ -78,10 +78,12 @@ setup_workdir() {
 
 # Prints the pids of the processes that run a program of this run, or have a mount of it, as a container has its root.
 setup_processes() {
-    local process
+    local process everywhere=
+    # A mount of this run that we see ourselves is seen by every process of the machine, and says nothing about one.
+    ! grep -qsF "$setup_work/" /proc/self/mountinfo || everywhere=1
     for process in /proc/[0-9]*; do
         if [[ $(readlink "$process/exe" 2>/dev/null) == "$setup_work"/* ]] ||
-            grep -qsF "$setup_work/" "$process/mountinfo"; then
+            { [[ -z $everywhere ]] && grep -qsF "$setup_work/" "$process/mountinfo"; }; then
             echo "${process#/proc/}"
         fi
     done
