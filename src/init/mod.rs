@@ -104,10 +104,10 @@ impl Init<'_> {
             Ok(None) => sys::process::exit_now(1),
             Ok(Some(program)) => match self.wait_for_start() {
                 Ok(None) => sys::process::exit_now(1),
-                Ok(Some((line, die_with_runtime))) => {
+                Ok(Some((from_gate, die_with_runtime))) => {
                     self.enter(Stage::Exec);
                     let error = start(&program, die_with_runtime);
-                    give_up(&line, &error)
+                    give_up(from_gate.as_ref().unwrap_or(&self.line), &error)
                 }
                 Err(error) => error,
             },
@@ -179,16 +179,12 @@ impl Init<'_> {
         rootfs::pivot(plan, &root)
     }
 
-    /// Waits until the program is to be run. Returns the line to report on; `None` when the runtime went away.
-    fn wait_for_start(&self) -> Result<Option<(InitEnd, bool)>> {
+    /// Waits until the program is to be run. Returns whether to die with the runtime, and the line that `start` came
+    /// on, if it did; `None` when the runtime went away.
+    fn wait_for_start(&self) -> Result<Option<(Option<InitEnd>, bool)>> {
         match self.line.receive().map_err(protocol)? {
-            Some(Order::Exec { die_with_runtime }) => {
-                let own = rustix::io::fcntl_dupfd_cloexec(&self.line, 3)
-                    .map_err(|e| sys::Error::new("fcntl", "line, F_DUPFD_CLOEXEC", e))
-                    .doing(|| "cannot keep the line to the runtime".to_owned())?;
-                Ok(Some((InitEnd::over(own), die_with_runtime)))
-            }
-            Some(Order::Detach) => self.wait_at_gate().map(|line| Some((line, false))),
+            Some(Order::Exec { die_with_runtime }) => Ok(Some((None, die_with_runtime))),
+            Some(Order::Detach) => self.wait_at_gate().map(|line| Some((Some(line), false))),
             _ => Ok(None),
         }
     }

@@ -45,10 +45,9 @@ fn usable(record: &Record, uids: &[IdRange], gids: &[IdRange]) -> Option<(OuterR
     if outer.uids != uids || outer.gids != gids {
         return None;
     }
-    // The pidfd keeps the pid from being reused between the check and the opening of the namespace.
-    let _held = record.process.open(&record.boot_id).ok()??;
     let path = format!("/proc/{}/ns/user", record.process.pid);
     let inner = sys::path::open_magic(Path::new(&path)).ok()?;
+    // Alive after the opening, it had its pid at the opening too.
     if !record.process.is_alive(&record.boot_id) {
         return None;
     }
