@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Problem, pointer_token};
-use crate::plan::CapabilitySet;
+use crate::plan::{CapabilitySet, RESOURCES};
 
 /// Members without which an object means nothing; oci-spec would refuse it with less to say, or put a default in.
 const REQUIRED: &[(&str, &[&str])] = &[
@@ -23,7 +23,7 @@ const UNIQUE: &[&str] = &["/process/rlimits", "/linux/namespaces"];
 
 /// Strings that are one of a list, and what the list is of.
 const CHOICES: &[(&str, &str, &[&str])] = &[
-    ("/process/rlimits/*/type", "resource limit", &RLIMITS),
+    ("/process/rlimits/*/type", "resource limit", &RESOURCES),
     ("/linux/namespaces/*/type", "namespace type", &NAMESPACES),
     (
         "/linux/rootfsPropagation",
@@ -40,26 +40,6 @@ const CHOICES: &[(&str, &str, &[&str])] = &[
             "",
         ],
     ),
-];
-
-/// The resource limits of setrlimit(2).
-const RLIMITS: [&str; 16] = [
-    "RLIMIT_CPU",
-    "RLIMIT_FSIZE",
-    "RLIMIT_DATA",
-    "RLIMIT_STACK",
-    "RLIMIT_CORE",
-    "RLIMIT_RSS",
-    "RLIMIT_NPROC",
-    "RLIMIT_NOFILE",
-    "RLIMIT_MEMLOCK",
-    "RLIMIT_AS",
-    "RLIMIT_LOCKS",
-    "RLIMIT_SIGPENDING",
-    "RLIMIT_MSGQUEUE",
-    "RLIMIT_NICE",
-    "RLIMIT_RTPRIO",
-    "RLIMIT_RTTIME",
 ];
 
 /// The namespace types of config-linux.md.
@@ -163,7 +143,7 @@ fn require(config: &mut Value, problems: &mut Vec<Problem>) {
                 let text = PLACEHOLDERS.iter().find(|(of, _)| of == name);
                 let placeholder = match (*name, text) {
                     (_, Some((_, text))) => Value::from(*text),
-                    ("type", _) if pattern.ends_with("rlimits/*") => RLIMITS[0].into(),
+                    ("type", _) if pattern.ends_with("rlimits/*") => RESOURCES[0].into(),
                     ("type", _) => NAMESPACES[0].into(),
                     ("hard", _) => u64::MAX.into(),
                     _ => 0.into(),

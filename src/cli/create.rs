@@ -97,7 +97,6 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<(Made, (Store,
             .user_name
             .clone()
             .unwrap_or_else(|| facts.uid.to_string()),
-        store: &store,
         entry: &entry,
         pid_file,
         until,

@@ -6,11 +6,12 @@ use super::MapLine;
 pub fn parse_id_map(text: &str) -> Vec<MapLine> {
     let line = |line: &str| {
         let mut words = line.split_ascii_whitespace().map(str::parse);
-        Some(MapLine {
+        let parsed = MapLine {
             inside: words.next()?.ok()?,
             outside: words.next()?.ok()?,
             count: words.next()?.ok()?,
-        })
+        };
+        words.next().is_none().then_some(parsed)
     };
     text.lines().filter_map(line).collect()
 }

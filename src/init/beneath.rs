@@ -157,6 +157,11 @@ pub(super) fn file_type(fd: impl AsFd) -> sys::Result<FileType> {
     Ok(FileType::from_raw_mode(stat.st_mode))
 }
 
+/// Whether `fd` is open on a directory.
+pub(super) fn is_directory(fd: impl AsFd) -> sys::Result<bool> {
+    Ok(file_type(fd)? == FileType::Directory)
+}
+
 /// The directory part and the last name of an absolute path.
 pub(super) fn split(path: &Path) -> (PathBuf, std::ffi::OsString) {
     let parent = path.parent().unwrap_or(Path::new("/")).to_owned();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::AtFlags;
 
-use super::beneath::{Links, RootDir, file_type, make_file, split};
+use super::beneath::{Links, RootDir, make_file, split};
 use super::rootfs::Sources;
 use crate::error::{Doing, Result};
 use crate::plan::{Link, Plan};
@@ -78,9 +78,4 @@ fn make_link(link: &Link, root: &RootDir) -> sys::Result<()> {
 fn is_same(parent: &OwnedFd, name: &std::ffi::OsStr, target: &Path) -> bool {
     rustix::fs::readlinkat(parent, name, Vec::new())
         .is_ok_and(|found| found.to_bytes() == target.as_os_str().as_encoded_bytes())
-}
-
-/// Whether `fd` is open on a directory.
-pub(super) fn is_directory(fd: &OwnedFd) -> sys::Result<bool> {
-    Ok(file_type(fd)? == rustix::fs::FileType::Directory)
 }

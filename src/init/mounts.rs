@@ -4,9 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::FileType;
-
-use super::beneath::{Links, RootDir, file_type};
+use super::beneath::{Links, RootDir, is_directory};
 use super::rootfs::{Sources, set_propagation};
 use crate::error::{Doing, Error, Result};
 use crate::plan::{Atime, Attribute, Attributes, Mount, MountSource, Note, Plan};
@@ -266,7 +264,7 @@ fn destination(mount: &Mount, tree: &OwnedFd, root: &RootDir) -> Result<OwnedFd>
     } else {
         Links::InRoot
     };
-    let directory = file_type(tree).doing(what)? == FileType::Directory;
+    let directory = is_directory(tree).doing(what)?;
     let place = root
         .open_or_make(&mount.destination, directory, links)
         .doing(what)

@@ -3,8 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::beneath::{Links, RootDir};
-use super::devices::is_directory;
+use super::beneath::{Links, RootDir, is_directory};
 use super::rootfs::Sources;
 use crate::error::{Doing, Error, Result};
 use crate::sys;

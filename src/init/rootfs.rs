@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType};
 
-use super::beneath::RootDir;
+use super::beneath::{RootDir, is_directory};
 use crate::error::{Doing, Error, Result};
 use crate::plan::{MountSource, Plan, Propagation, PropagationKind};
 use crate::sys;
@@ -70,7 +70,7 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
     let fd = sys::mount::open_path(path).doing(what).map_err(|e| {
         e.hint("every directory above it must be open (x) to you, and root.path in config.json must name it")
     })?;
-    if super::beneath::file_type(&fd).doing(what)? == FileType::Directory {
+    if is_directory(&fd).doing(what)? {
         return Ok(fd);
     }
     Err(Error::new(what()).because("it is not a directory"))

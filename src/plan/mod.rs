@@ -350,4 +350,5 @@ mod process;
 mod sysctl;
 
 pub use capability::CapabilitySet;
+pub(crate) use process::RESOURCES;
 pub use process::{Ids, process};

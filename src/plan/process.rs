@@ -193,7 +193,7 @@ fn leave_out(name: &str, lacking: CapabilitySet, why: &str, notes: &mut Vec<Note
 }
 
 /// The kernel's numbers of the resource limits, in their order (getrlimit(2), asm-generic/resource.h).
-const RESOURCES: [&str; 16] = [
+pub(crate) const RESOURCES: [&str; 16] = [
     "RLIMIT_CPU",
     "RLIMIT_FSIZE",
     "RLIMIT_DATA",

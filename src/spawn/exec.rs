@@ -6,7 +6,7 @@
 use std::os::fd::AsFd;
 
 use super::line::{self, Phase};
-use super::{PidFile, Problem, wait_for};
+use super::{PidFile, Problem, end, wait_for};
 use crate::error::{Doing, Error, Result};
 use crate::plan::Process;
 use crate::state::Record;
@@ -50,11 +50,6 @@ pub fn exec(record: &Record, process: &Process, pid_file: Option<&PidFile>) -> R
     });
     match written {
         Ok(()) => Ok(child),
-        Err(problem) => {
-            let killed = sys::process::send_signal(&child.pidfd, nix::libc::SIGKILL);
-            tracing::debug!("killing the process: {killed:?}");
-            let end = sys::process::wait(&child).ok();
-            Err(problem.explain(end.map(|exit| exit.to_string())))
-        }
+        Err(problem) => Err(problem.explain(end(&child).map(|exit| exit.to_string()))),
     }
 }

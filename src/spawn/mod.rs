@@ -9,12 +9,12 @@ use crate::error::{Doing, Error, Result};
 use crate::init::{Init, Stage};
 use crate::plan::{Namespace, Note, Plan, UserNamespace};
 use crate::state::{
-    Entry, GATE, OuterRecord, ProcessIdentity, Record, Store, UserNamespaceRecord, boot_id,
+    Entry, GATE, OuterRecord, ProcessIdentity, Record, UserNamespaceRecord, boot_id,
 };
 use crate::sys;
 use crate::sys::memory::SharedByte;
 use crate::sys::ns::flag;
-use crate::sys::process::{Child, Cloned};
+use crate::sys::process::{Child, Cloned, Exit};
 use crate::userns::{self, Entering};
 
 mod exec;
@@ -48,8 +48,6 @@ pub struct Creation<'a> {
     pub plan: &'a Plan,
     /// The account's name, or its uid.
     pub owner: String,
-    /// The store its state is kept in.
-    pub store: &'a Store,
     /// Its state directory, locked.
     pub entry: &'a Entry,
     /// Where its pid goes, if anywhere.
@@ -296,12 +294,16 @@ fn wait_for(
 
 /// Ends init, whatever state it is in, and makes the one error.
 fn undo(child: &Child, problem: Problem, stage: &SharedByte) -> Error {
-    // ESRCH: it has ended by itself, which is as good.
-    let killed = sys::process::send_signal(&child.pidfd, nix::libc::SIGKILL);
-    tracing::debug!("killing init: {killed:?}");
-    let end = sys::process::wait(child).ok().map(|exit| {
+    let end = end(child).map(|exit| {
         let place = Stage::from_number(stage.get()).map_or("unknown", Stage::describe);
         format!("{exit}, while {place}")
     });
     problem.explain(end)
+}
+
+/// Kills the child and reaps it. ESRCH is as good: it has ended by itself.
+fn end(child: &Child) -> Option<Exit> {
+    let killed = sys::process::send_signal(&child.pidfd, nix::libc::SIGKILL);
+    tracing::debug!("ending the process: {killed:?}");
+    sys::process::wait(child).ok()
 }

@@ -1,6 +1,7 @@
 //! System calls: thin wrappers with owned fds in their signatures and errors that print the call. No policy.
 //!
-//! The only room with unsafe code, and the only one that calls libc, nix or rustix for an effect.
+//! The only room with unsafe code and raw system calls. The rooms that work on files by directory fd (`state`, `init`,
+//! `spawn`) call the safe functions of rustix themselves, and report with this room's [`Error`].
 
 pub mod cred;
 mod error;

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{Doing, Error, Result};
-use crate::host::IdRange;
+use crate::host::{IdRange, parse_id_map};
 use crate::plan::idmap::map_text;
 use crate::plan::{IdMapping, Outer};
 use crate::state::{OuterRecord, Store};
@@ -121,22 +121,18 @@ fn read_own_map(name: &str) -> Result<String> {
 
 /// Whether the kernel's map `text` maps exactly `ranges`, each to itself, in any order.
 fn is_identity(text: &str, ranges: &[IdRange]) -> bool {
-    let mut expected: Vec<[u64; 3]> = ranges
+    let mut expected: Vec<[u32; 3]> = ranges
         .iter()
-        .map(|range| [range.start.into(), range.start.into(), range.count.into()])
+        .map(|range| [range.start, range.start, range.count])
         .collect();
-    let mut found: Vec<[u64; 3]> = text.lines().filter_map(parse_line).collect();
+    let mut found: Vec<[u32; 3]> = parse_id_map(text)
+        .iter()
+        .map(|line| [line.inside, line.outside, line.count])
+        .collect();
     expected.sort_unstable();
     found.sort_unstable();
+    // A line that could not be read is one too many.
     found == expected && text.lines().count() == ranges.len()
-}
-
-fn parse_line(line: &str) -> Option<[u64; 3]> {
-    let numbers: Vec<u64> = line
-        .split_ascii_whitespace()
-        .map(|word| word.parse().ok())
-        .collect::<Option<_>>()?;
-    numbers.try_into().ok()
 }
 
 /// What to remember of the user namespace this process is in now.
