@@ -5,7 +5,7 @@
 //! copy in memory.
 
 use crate::error::{Error, Result};
-use crate::host::{HostFacts, MapLine};
+use crate::host::HostFacts;
 use crate::sys;
 
 /// Goes on from a sealed copy of this program if an id of the container might write its file.
@@ -24,20 +24,11 @@ pub(super) fn against_overwriting(facts: &HostFacts) -> Result<()> {
 /// Whether the file could be written with an id that the container may have: as its owner, or as anybody. (An ACL
 /// shows in the group bits.)
 fn is_exposed(owner: sys::exe::Owner, facts: &HostFacts) -> bool {
-    let subordinate = facts.subuid.iter().any(|range| {
-        owner
-            .uid
-            .checked_sub(range.start)
-            .is_some_and(|n| n < range.count)
-    });
-    let inherited = facts.in_user_namespace && facts.sys_admin && maps(&facts.uid_map, owner.uid);
+    let subordinate = facts.subuid.iter().any(|range| range.has(owner.uid));
+    let inherited = facts.in_user_namespace
+        && facts.sys_admin
+        && facts.uid_map.iter().any(|line| line.has(owner.uid));
     owner.mode & 0o022 != 0 || owner.uid == facts.uid || subordinate || inherited
-}
-
-fn maps(lines: &[MapLine], uid: u32) -> bool {
-    lines
-        .iter()
-        .any(|line| uid.checked_sub(line.inside).is_some_and(|n| n < line.count))
 }
 
 #[cfg(test)]
@@ -45,7 +36,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::host::IdRange;
+    use crate::host::{IdRange, MapLine};
 
     fn caller() -> HostFacts {
         HostFacts {

@@ -26,6 +26,13 @@ pub struct IdRange {
     pub count: u32,
 }
 
+impl IdRange {
+    /// Whether `id` is in the range.
+    pub fn has(&self, id: u32) -> bool {
+        id.checked_sub(self.start).is_some_and(|n| n < self.count)
+    }
+}
+
 /// One line of `/proc/self/uid_map` or `gid_map` (user_namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapLine {
@@ -35,6 +42,13 @@ pub struct MapLine {
     pub outside: u32,
     /// How many ids.
     pub count: u32,
+}
+
+impl MapLine {
+    /// Whether `id` of this user namespace is in the line.
+    pub fn has(&self, id: u32) -> bool {
+        id.checked_sub(self.inside).is_some_and(|n| n < self.count)
+    }
 }
 
 /// Soft and hard limit of one resource, as getrlimit(2) gives them; `u64::MAX` is unlimited.

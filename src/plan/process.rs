@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities};
 
+use super::idmap::maps_id;
 use super::{Capabilities, CapabilitySet, IdMapping, Note, Process, Rlimit};
 use crate::bundle::Problem;
 use crate::host::{HostFacts, MapLine};
@@ -34,10 +35,9 @@ impl Ids<'_> {
 }
 
 fn has(map: Option<&[IdMapping]>, own: &[MapLine], id: u32) -> bool {
-    let within = |start: u32, count: u32| id.checked_sub(start).is_some_and(|n| n < count);
     match map {
-        Some(map) => map.iter().any(|m| within(m.container_id, m.size)),
-        None => own.iter().any(|l| within(l.inside, l.count)),
+        Some(map) => maps_id(map, id),
+        None => own.iter().any(|line| line.has(id)),
     }
 }
 

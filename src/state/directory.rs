@@ -79,11 +79,8 @@ fn host_uid() -> u32 {
     let map = sys::path::read_regular(Path::new("/proc/self/uid_map"), LIMIT).unwrap_or_default();
     parse_id_map(&String::from_utf8_lossy(&map))
         .iter()
-        .find_map(|line| {
-            let offset = uid.checked_sub(line.inside)?;
-            (offset < line.count).then(|| line.outside + offset)
-        })
-        .unwrap_or(uid)
+        .find(|line| line.has(uid))
+        .map_or(uid, |line| line.outside + (uid - line.inside))
 }
 
 enum Problem {

@@ -94,6 +94,7 @@ setup_cleanup() {
     trap - EXIT
     # A test that was killed leaves its containers.
     left=$(setup_processes)
+    # One that has ended meanwhile is no failure.
     # shellcheck disable=SC2086 # one word a pid
     [[ -z $left ]] || kill -KILL $left 2>/dev/null || true
     if ! rm -rf --one-file-system "$setup_work" 2>/dev/null; then
