@@ -63,7 +63,7 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
     entry.unlock()?;
     let exit = wait_in_foreground(&made.child)?;
     // Somebody else's `delete` may have been faster.
-    if entry.lock().is_ok() {
+    if entry.lock_if_there()? {
         store.remove(&entry)?;
     }
     Ok(exit.shell_code())

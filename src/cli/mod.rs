@@ -86,7 +86,7 @@ fn prepare() -> Result<()> {
     sys::fd::fill_stdio().doing(what)?;
     // Nothing the caller happens to have open is passed on by accident (CVE-2024-21626).
     sys::fd::cloexec_from(3).doing(what)?;
-    sys::signal::ignore_broken_pipes().doing(what)
+    sys::signal::ignore_failed_writes().doing(what)
 }
 
 fn run(args: impl Iterator<Item = OsString>) -> u8 {

@@ -20,6 +20,7 @@ use crate::userns::{self, Entering};
 mod exec;
 mod foreground;
 pub mod line;
+mod nameless;
 mod pid_file;
 
 pub use exec::exec;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
+use super::nameless::Linker;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
@@ -15,6 +16,7 @@ pub struct PidFile {
     directory: OwnedFd,
     name: OsString,
     path: PathBuf,
+    linker: Linker,
 }
 
 impl PidFile {
@@ -36,12 +38,18 @@ impl PidFile {
             directory,
             name: name.to_owned(),
             path: path.to_owned(),
+            linker: Linker::prepare(),
         })
     }
 
     /// Writes `pid`, without a newline as runc does, to a new file that then takes the name.
     pub fn write(&self, pid: i32) -> Result<()> {
         let what = || format!("cannot write the pid file {:?}", self.path);
+        let text = pid.to_string();
+        let written = self.linker.write(&self.directory, &self.name, &text);
+        if written.doing(what)? {
+            return Ok(());
+        }
         let mut draft = OsString::from(".");
         draft.push(&self.name);
         draft.push(format!(".{pid}"));

@@ -13,6 +13,7 @@
 
 mod attacks;
 mod base;
+mod closed;
 mod config;
 mod errors;
 mod exec;
@@ -25,3 +26,5 @@ mod nested;
 mod output;
 mod process;
 mod state;
+mod sweep;
+mod tracing;
