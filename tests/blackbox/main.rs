@@ -26,5 +26,6 @@ mod nested;
 mod output;
 mod process;
 mod state;
+mod stress;
 mod sweep;
 mod tracing;
