@@ -81,7 +81,7 @@ impl Creation<'_> {
     fn clone_init(&self, stage: &SharedByte) -> Result<(Child, RuntimeEnd)> {
         let what = || "cannot make the container's process".to_owned();
         let gate = match self.until {
-            Until::Created => Some(sys::socket::listen(self.entry.directory(), GATE).doing(what)?),
+            Until::Created => Some(self.entry.make_gate()?),
             Until::Foreground | Until::Detached => None,
         };
         let (runtime, line) = line::pair().doing(what)?;
