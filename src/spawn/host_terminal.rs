@@ -67,6 +67,11 @@ impl HostTerminal {
         self.input.is_none() || tty::in_foreground(standard(0))
     }
 
+    /// Whether it is to become raw as soon as this process is in its foreground.
+    pub fn waits_for_foreground(&self) -> bool {
+        self.input.as_ref().is_some_and(|input| !input.is_raw)
+    }
+
     /// Makes it raw, if standard input is the terminal and this process in its foreground.
     pub fn make_raw(&mut self) -> Result<()> {
         let may = self.may_read();

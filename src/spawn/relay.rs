@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 
 use super::HostTerminal;
@@ -14,6 +14,12 @@ use crate::sys::tty;
 const PIECE: usize = 4096;
 /// What a terminal takes for the end of input at the beginning of a line (VEOF, termios(3)).
 const END_OF_INPUT: u8 = 4;
+
+/// How often a job in the background looks whether it has come into the foreground, of which no signal tells.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 250_000_000,
+};
 
 /// Moves bytes between a container's terminal and the standard streams.
 #[derive(Debug)]
@@ -126,6 +132,9 @@ impl Relay {
 
     /// Waits until `signals` has something, or bytes were moved.
     pub fn wait(&mut self, signals: BorrowedFd<'_>) -> Result<()> {
+        if let Some(host) = &mut self.host {
+            host.make_raw()?;
+        }
         let ready = self.poll(signals).doing(|| "cannot wait".to_owned())?;
         self.move_some(ready);
         Ok(())
@@ -158,7 +167,9 @@ impl Relay {
             ),
             None => (None, None),
         };
-        match rustix::event::poll(&mut fds, None) {
+        let host = self.host.as_ref();
+        let limit = host.is_some_and(HostTerminal::waits_for_foreground);
+        match rustix::event::poll(&mut fds, limit.then_some(&LOOK)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(sys::Error::new("poll", "signalfd, terminal", e)),
         }
