@@ -74,6 +74,10 @@ pub(super) fn explain(error: &BundleError) -> Error {
         BundleError::Invalid(found) => problems(found),
         other => {
             let told = Error::new("cannot use the bundle").because(other);
+            let told = match other {
+                BundleError::Read(cause) => told.because(cause),
+                _ => told,
+            };
             match other.hint() {
                 Some(hint) => told.hint(hint),
                 None => told,
