@@ -22,6 +22,7 @@ mod show;
 mod signal;
 mod spec;
 mod start;
+pub mod user;
 
 /// The version of the runtime specification that is understood.
 pub const SPEC_VERSION: &str = "1.3.0";
