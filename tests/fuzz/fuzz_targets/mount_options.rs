@@ -11,13 +11,18 @@ use lodger::plan::{Atime, Attribute, Attributes, Mount, MountSource, Note, Plan,
 use lodger_fuzz::assert_lines_printable;
 use serde_json::json;
 
-static HOST: LazyLock<HostFacts> =
-    LazyLock::new(|| serde_json::from_str(include_str!("../../plans/03-template/host.json")).unwrap());
+static HOST: LazyLock<HostFacts> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../../plans/03-template/host.json")).unwrap()
+});
 
 const REFUSED: [&str; 4] = ["idmap", "ridmap", "tmpcopyup", "remount"];
 const LOST: [&str; 3] = ["mand", "iversion", "silent"];
 /// Superblock flags and what takes them back.
-const FLAGS: [(&str, &str); 3] = [("sync", "async"), ("dirsync", ""), ("lazytime", "nolazytime")];
+const FLAGS: [(&str, &str); 3] = [
+    ("sync", "async"),
+    ("dirsync", ""),
+    ("lazytime", "nolazytime"),
+];
 const TAKEN_BACK: [&str; 5] = ["async", "nolazytime", "nomand", "noiversion", "loud"];
 const ATTRIBUTES: [(Attribute, &str, &str); 6] = [
     (Attribute::Ro, "ro", "rw"),
@@ -51,7 +56,9 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn check(options: &[&str], bind: bool, kind: &str) {
-    let refused = options.iter().any(|o| REFUSED.contains(o) || o.contains('\0'));
+    let refused = options
+        .iter()
+        .any(|o| REFUSED.contains(o) || o.contains('\0'));
     let data = data(options);
     let possible = !refused && !(bind && !data.is_empty());
     match plan(options, kind) {
@@ -76,16 +83,18 @@ fn plan(options: &[&str], kind: &str) -> Result<Plan, String> {
         "mounts": [{"destination": "/m", "type": kind, "source": "source", "options": options}],
     });
     let text = serde_json::to_vec(&config).unwrap();
-    let bundle = Bundle::parse(PathBuf::from("/bundle"), text).map_err(|e: BundleError| e.to_string())?;
-    Plan::compute(&bundle, &HOST).map_err(|problems| {
-        problems.iter().map(|p| format!("{p}\n")).collect()
-    })
+    let bundle =
+        Bundle::parse(PathBuf::from("/bundle"), text).map_err(|e: BundleError| e.to_string())?;
+    Plan::compute(&bundle, &HOST)
+        .map_err(|problems| problems.iter().map(|p| format!("{p}\n")).collect())
 }
 
 /// Whether config.md gives `option` a meaning of its own.
 fn known(option: &str) -> bool {
     let plain = |name: &str| {
-        ATTRIBUTES.iter().any(|(_, set, clear)| [*set, *clear].contains(&name))
+        ATTRIBUTES
+            .iter()
+            .any(|(_, set, clear)| [*set, *clear].contains(&name))
             || ATIMES.iter().any(|(_, n)| *n == name)
             || PROPAGATIONS.iter().any(|(_, n)| *n == name)
             || ["bind", "idmap"].contains(&name)
@@ -101,15 +110,26 @@ fn known(option: &str) -> bool {
 
 /// What is left for the filesystem.
 fn data(options: &[&str]) -> Vec<String> {
-    let parts = options.iter().filter(|option| !known(option)).flat_map(|option| option.split(','));
-    parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    let parts = options
+        .iter()
+        .filter(|option| !known(option))
+        .flat_map(|option| option.split(','));
+    parts
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn check_mount(mount: &Mount, options: &[&str], bind: bool) {
     let tree: Vec<&str> = options.iter().filter_map(|o| o.strip_prefix('r')).collect();
     check_attributes(&mount.attributes, options);
     check_attributes(&mount.recursive_attributes, &tree);
-    let named = |name: &str| PROPAGATIONS.iter().find(|(_, n)| *n == name).map(|(kind, _)| *kind);
+    let named = |name: &str| {
+        PROPAGATIONS
+            .iter()
+            .find(|(_, n)| *n == name)
+            .map(|(kind, _)| *kind)
+    };
     let asked = options.iter().filter_map(|o| {
         let whole = named(o).map(|kind| (kind, false));
         whole.or_else(|| Some((named(o.strip_prefix('r')?)?, true)))
@@ -124,10 +144,21 @@ fn check_mount(mount: &Mount, options: &[&str], bind: bool) {
         MountSource::Filesystem { flags, .. } => {
             assert!(!bind);
             for (set, clear) in FLAGS {
-                let last = options.iter().rfind(|o| **o == set || **o == clear && !clear.is_empty());
-                assert_eq!(flags.iter().any(|f| f == set), last == Some(&set), "{options:?}: {flags:?}");
+                let last = options
+                    .iter()
+                    .rfind(|o| **o == set || **o == clear && !clear.is_empty());
+                assert_eq!(
+                    flags.iter().any(|f| f == set),
+                    last == Some(&set),
+                    "{options:?}: {flags:?}"
+                );
             }
-            assert!(flags.iter().all(|flag| FLAGS.iter().any(|(set, _)| flag == set)), "{flags:?}");
+            assert!(
+                flags
+                    .iter()
+                    .all(|flag| FLAGS.iter().any(|(set, _)| flag == set)),
+                "{flags:?}"
+            );
         }
     }
 }
@@ -136,19 +167,37 @@ fn check_mount(mount: &Mount, options: &[&str], bind: bool) {
 fn check_attributes(planned: &Attributes, options: &[&str]) {
     for (attribute, set, clear) in ATTRIBUTES {
         let last = options.iter().rfind(|o| [set, clear].contains(o));
-        assert_eq!(planned.set.contains(&attribute), last == Some(&set), "{options:?}: {planned:?}");
-        assert_eq!(planned.clear.contains(&attribute), last == Some(&clear), "{options:?}: {planned:?}");
+        assert_eq!(
+            planned.set.contains(&attribute),
+            last == Some(&set),
+            "{options:?}: {planned:?}"
+        );
+        assert_eq!(
+            planned.clear.contains(&attribute),
+            last == Some(&clear),
+            "{options:?}: {planned:?}"
+        );
     }
-    assert!(planned.set.len() + planned.clear.len() <= ATTRIBUTES.len(), "twice: {planned:?}");
-    let times = options.iter().filter_map(|o| ATIMES.iter().find(|(_, name)| name == o));
+    assert!(
+        planned.set.len() + planned.clear.len() <= ATTRIBUTES.len(),
+        "twice: {planned:?}"
+    );
+    let times = options
+        .iter()
+        .filter_map(|o| ATIMES.iter().find(|(_, name)| name == o));
     match times.last() {
         None => assert_eq!(planned.atime, None, "{options:?}"),
         Some((Some(policy), _)) => assert_eq!(planned.atime, Some(*policy), "{options:?}"),
         Some((None, name)) => {
-            let taken_back = ATIMES.iter().find(|(_, n)| Some(*n) == name.strip_prefix("no"));
+            let taken_back = ATIMES
+                .iter()
+                .find(|(_, n)| Some(*n) == name.strip_prefix("no"));
             let taken_back = taken_back.map_or(Some(Atime::Noatime), |(policy, _)| *policy);
             let default = taken_back == Some(Atime::Relatime);
-            assert!(planned.atime != taken_back || (!default && planned.atime == Some(Atime::Relatime)), "{options:?}");
+            assert!(
+                planned.atime != taken_back || (!default && planned.atime == Some(Atime::Relatime)),
+                "{options:?}"
+            );
         }
     }
 }
@@ -170,10 +219,19 @@ fn check_data(plan: &Plan, asked: &[String]) {
     };
     let left_out = |note: &&Note| note.reason.contains("is not mapped");
     let lacking = plan.notes.iter().filter(left_out).count();
-    assert_eq!(options.len() + lacking, asked.len(), "{asked:?}: {options:?}");
+    assert_eq!(
+        options.len() + lacking,
+        asked.len(),
+        "{asked:?}: {options:?}"
+    );
     let mut rest = asked.iter();
     for (name, value) in options {
-        let text = value.as_ref().map_or(name.clone(), |value| format!("{name}={value}"));
-        assert!(rest.any(|part| *part == text), "{text:?} was not asked for, or not in this place");
+        let text = value
+            .as_ref()
+            .map_or(name.clone(), |value| format!("{name}={value}"));
+        assert!(
+            rest.any(|part| *part == text),
+            "{text:?} was not asked for, or not in this place"
+        );
     }
 }

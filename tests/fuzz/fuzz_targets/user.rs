@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lodger::fuzzing::parse_user;
+use lodger::cli::user::parse_user;
 use lodger_fuzz::assert_lines_printable;
 
 fuzz_target!(|data: &[u8]| {
