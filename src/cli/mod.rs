@@ -16,6 +16,8 @@ use crate::sys;
 mod create;
 mod delete;
 mod exec;
+mod exit_file;
+mod io;
 mod kill;
 mod protect;
 mod show;
@@ -89,7 +91,7 @@ fn prepare() -> Result<()> {
     let what = || "cannot prepare this process".to_owned();
     sys::fd::fill_stdio().doing(what)?;
     // Nothing the caller happens to have open is passed on by accident (CVE-2024-21626).
-    sys::fd::cloexec_from(3).doing(what)?;
+    sys::fd::inherit().doing(what)?;
     sys::signal::ignore_broken_pipes().doing(what)
 }
 
@@ -124,7 +126,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Run(args) => create::run(global, args, log),
         Command::Create(args) => create::create(global, args, log),
         Command::Start(args) => start::start(global, &args),
-        Command::Exec(args) => exec::exec(global, args),
+        Command::Exec(args) => exec::exec(global, args, log),
         Command::State(args) => show::state(global, &args),
         Command::List(args) => show::list(global, &args),
         Command::Kill(args) => kill::kill(global, &args),

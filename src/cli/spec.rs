@@ -49,7 +49,7 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 /// Does what `plan` asks.
 pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
     let facts = HostFacts::probe();
-    let bundle = open_bundle(&args.bundle)?;
+    let bundle = open_bundle(&args.bundle, None)?;
     let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
     let text = serde_json::to_string_pretty(&plan)
         .map_err(|error| Error::new("cannot print the plan").because(error))?;
@@ -57,11 +57,15 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Opens the bundle at `path`, which may be relative to the working directory.
-pub(super) fn open_bundle(path: &Path) -> Result<Bundle> {
+/// Opens the bundle at `path`, which may be relative to the working directory; `config` is read in place of its config.json.
+pub(super) fn open_bundle(path: &Path, config: Option<&Path>) -> Result<Bundle> {
     let directory = std::fs::canonicalize(path)
         .map_err(|error| Error::new(format!("cannot find the bundle {path:?}")).because(error))?;
-    Bundle::open(&directory).map_err(|error| explain(&error))
+    match config {
+        Some(file) => Bundle::open_with(&directory, file),
+        None => Bundle::open(&directory),
+    }
+    .map_err(|error| explain(&error))
 }
 
 /// The error of a bundle that cannot be used.

@@ -7,6 +7,7 @@ pub mod cred;
 mod error;
 pub mod exe;
 pub mod fd;
+pub mod keyring;
 pub mod memory;
 pub mod mount;
 pub mod ns;
@@ -14,5 +15,6 @@ pub mod path;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod tty;
 
 pub use error::{Error, Result};

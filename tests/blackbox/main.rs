@@ -24,4 +24,7 @@ mod lifecycle;
 mod nested;
 mod output;
 mod process;
+mod pty;
+mod sockets;
 mod state;
+mod terminal;
