@@ -26,6 +26,9 @@ mod spec;
 mod start;
 pub mod user;
 
+#[cfg(fuzzing)]
+pub(crate) use show::texts;
+
 /// The version of the runtime specification that is understood.
 pub const SPEC_VERSION: &str = "1.3.0";
 /// What `--version` prints after the name; engines take the word after `version`.

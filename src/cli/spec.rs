@@ -6,7 +6,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::print;
 use crate::bundle::{Bundle, BundleError, Problem, template};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Result, printable_json};
 use crate::host::HostFacts;
 use crate::plan::Plan;
 use crate::sys;
@@ -53,7 +53,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
     let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
     let text = serde_json::to_string_pretty(&plan)
         .map_err(|error| Error::new("cannot print the plan").because(error))?;
-    print(&(text + "\n"))?;
+    print(&(printable_json(&text) + "\n"))?;
     Ok(0)
 }
 

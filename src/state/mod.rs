@@ -20,6 +20,8 @@ mod status;
 pub use process::{ProcessIdentity, boot_id};
 pub use record::{OuterRecord, Record, UserNamespaceRecord};
 pub use status::Status;
+#[cfg(fuzzing)]
+pub(crate) use status::status;
 
 /// The socket on which a created container's init waits for `start`.
 pub const GATE: &str = "start.sock";
