@@ -14,6 +14,7 @@ mod programs;
 mod subid;
 mod text;
 
+pub use programs::run;
 pub use subid::{parse_getsubids, parse_subid};
 pub use text::{parse_id_map, parse_nsswitch, parse_passwd_name};
 

@@ -61,6 +61,34 @@ pub(super) fn answer(mut child: Child) -> Option<String> {
     (status.success() && whole).then(|| String::from_utf8_lossy(&text).into_owned())
 }
 
+/// What the program `name`, found in the safe directories, prints. `Err` says why it is not run, or how it failed.
+pub fn run(name: &str, args: &[String]) -> Result<String, String> {
+    let in_user_namespace = super::probe::in_user_namespace();
+    let path = find(name, in_user_namespace)?
+        .ok_or_else(|| format!("{name} is in none of {SAFE_DIRECTORIES}"))?;
+    let mut command = Command::new(&path);
+    command.args(args).env_clear().current_dir("/");
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a program of the host's, from a safe directory, with an empty environment"
+    )]
+    let said = command
+        .output()
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    if said.status.success() {
+        return Ok(String::from_utf8_lossy(&said.stdout).into_owned());
+    }
+    let complaint = String::from_utf8_lossy(&said.stderr);
+    Err(format!(
+        "{}: {}: {}",
+        path.display(),
+        said.status,
+        complaint.trim()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use crate::error::{Doing, Error, Result};
 use crate::init::{Init, Stage};
 use crate::plan::{Namespace, Note, Plan, UserNamespace};
 use crate::state::{
-    Entry, GATE, OuterRecord, ProcessIdentity, Record, UserNamespaceRecord, boot_id,
+    Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, UserNamespaceRecord, boot_id,
 };
 use crate::sys;
 use crate::sys::memory::SharedByte;
@@ -121,11 +121,14 @@ impl Creation<'_> {
             "the container's process is made, its ids are mapped"
         );
         let mut notes = self.plan.notes.clone();
+        // Before init hides itself.
+        let mark = NamespaceMark::of(child.pid, clone_flags(self.plan))?;
         order(line, Order::Go)?;
         // While init is at work.
         self.entry.write_config(&self.bundle.config)?;
         let mut record = self.record(child, outer)?;
         record.notes.clone_from(&notes);
+        record.mark = mark;
         self.entry.draft_record(&record)?;
         wait_for(Phase::SettingUp, line, &mut notes)?;
         tracing::debug!(notes = notes.len(), "the container is set up");
@@ -177,6 +180,7 @@ impl Creation<'_> {
             annotations: self.plan.annotations.clone(),
             namespaces: clone_flags(self.plan),
             user_namespace,
+            mark: None,
             notes: Vec::new(),
         })
     }
