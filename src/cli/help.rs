@@ -18,21 +18,20 @@ pub(crate) struct Args {
 
 /// Does what `help` asks.
 pub(crate) fn help(args: &Args) -> Result<u8> {
-    let mut command = super::command();
-    // Usage lines have the whole command only once it is built.
-    command.build();
-    let text = match &args.verb {
-        None => command.render_long_help(),
-        Some(verb) => match command.find_subcommand_mut(verb) {
-            Some(found) => found.render_long_help(),
-            None => {
-                return Err(Error::new(format!("No help topic for {verb:?}"))
-                    .hint("`lodger help` lists the verbs")
-                    .exit(UNKNOWN_VERB));
-            }
-        },
-    };
-    print(&tidy(&text.to_string()))?;
+    let mut asked = vec!["lodger"];
+    if let Some(verb) = &args.verb {
+        if super::command().find_subcommand(verb).is_none() {
+            return Err(Error::new(format!("No help topic for {verb:?}"))
+                .hint("`lodger help` lists the verbs")
+                .exit(UNKNOWN_VERB));
+        }
+        asked.push(verb);
+    }
+    asked.push("--help");
+    match super::command().try_get_matches_from(asked) {
+        Err(answer) => print(&tidy(&answer.render().to_string()))?,
+        Ok(_) => return Err(Error::new("there is no help")),
+    }
     Ok(0)
 }
 
@@ -48,8 +47,14 @@ pub(super) fn tidy(text: &str) -> String {
 /// A wrong command line as an error, for the log, and as text, for a person.
 pub(super) fn wrong(answer: &clap::Error) -> (Error, String) {
     let text = printable(&answer.render().to_string());
-    let first = text.lines().next().unwrap_or_default();
-    let what = first.strip_prefix("error: ").unwrap_or(first);
+    // The first paragraph says what is wrong; tips and usage follow.
+    let first: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).collect();
+    let first = first.join(" ");
+    let words: Vec<&str> = first.split_whitespace().collect();
+    let what = match answer.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "no verb was given".to_owned(),
+        _ => words.join(" ").trim_start_matches("error: ").to_owned(),
+    };
     let is_format = matches!(
         answer.get(ContextKind::InvalidArg),
         Some(ContextValue::String(argument)) if argument.starts_with("--log-format ")

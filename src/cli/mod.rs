@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::sync::OnceLock;
 
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::error::{Doing, Error, Result};
 use crate::log::{Format, Level, Log};
@@ -198,15 +198,15 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
 /// A wrong command line is status 1, an unknown verb 3, as with runc. It is one object in the log like any other failure.
 fn usage(answer: &clap::Error, args: &[OsString]) -> u8 {
     let (error, text) = help::wrong(answer);
-    let global = Cli::command()
+    // What could be understood of it says where the log is.
+    let understood = Cli::command()
         .ignore_errors(true)
         .try_get_matches_from(args)
-        .ok()
-        .and_then(|matches| Global::from_arg_matches(&matches).ok());
-    let (target, format) = match &global {
-        Some(global) => (global.log.as_deref(), global.log_format),
-        None => (None, Format::Text),
-    };
+        .unwrap_or_default();
+    let target: Option<&OsString> = understood.try_get_one("log").ok().flatten();
+    let format: Option<&Format> = understood.try_get_one("log_format").ok().flatten();
+    let format = format.copied().unwrap_or(Format::Text);
+    let target = target.map(OsString::as_os_str);
     match Log::open(target, format, Level::Error) {
         Ok(log) => log.error_saying(&error, &text),
         Err(_) => {

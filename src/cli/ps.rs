@@ -13,8 +13,8 @@ use crate::state::{Members, Store};
 #[command(after_long_help = "\
 Examples:
   lodger ps web
-  lodger ps web -o pid,user,args  all after ID is for ps(1), which must print a PID column
-  lodger ps -f json web           [4711,4712]")]
+  lodger ps web -eo pid,user,args  all after ID is for ps(1), which must print a PID column
+  lodger ps -f json web            [4711,4712]")]
 pub(crate) struct Args {
     /// How to print them
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
@@ -82,26 +82,53 @@ fn table(options: &[String], pids: &[i32]) -> Result<String> {
 fn select(said: &str, pids: &[i32]) -> Result<String> {
     let mut lines = said.lines();
     let header = lines.next().unwrap_or_default();
-    let column = header
-        .split_whitespace()
-        .position(|title| title == "PID")
-        .ok_or_else(|| {
-            Error::new("couldn't find PID field in ps output")
-                .because(format!("the header is {header:?}"))
-                .hint("give ps(1) options with which it prints a PID column, such as -ef or -o pid,args")
-        })?;
-    let ours = |line: &&str| {
-        let pid = line.split_whitespace().nth(column);
-        pid.and_then(|text| text.parse().ok())
-            .is_some_and(|pid: i32| pids.contains(&pid))
-    };
-    let kept = lines.filter(ours);
+    let column = Column::of(header).ok_or_else(|| {
+        Error::new("couldn't find PID field in ps output")
+            .because(format!("the header is {header:?}"))
+            .hint(
+                "give ps(1) options with which it prints a PID column, such as -ef or -eo pid,args",
+            )
+    })?;
+    let ours = lines.filter(|line| column.pid(line).is_some_and(|pid| pids.contains(&pid)));
     Ok(std::iter::once(header)
-        .chain(kept)
+        .chain(ours)
         .fold(String::new(), |text, line| {
             // A process says what its command line is.
             text + &crate::error::printable(line) + "\n"
         }))
+}
+
+/// Where the pids are in what ps(1) prints.
+struct Column {
+    /// The column after the last letter of the title: numbers end where their title does.
+    end: usize,
+    /// The number of the field, for lines that are out of step.
+    field: usize,
+}
+
+impl Column {
+    fn of(header: &str) -> Option<Self> {
+        let mut titles = header.split_whitespace();
+        let field = titles.position(|title| title == "PID")?;
+        let padded = format!(" {header} ");
+        // One for the space that was put before it.
+        let start = padded.find(" PID ")?;
+        Some(Self {
+            end: padded[..start].chars().count() + "PID".len(),
+            field,
+        })
+    }
+
+    fn pid(&self, line: &str) -> Option<i32> {
+        let until: String = line.chars().take(self.end).collect();
+        let ends_here = !line
+            .chars()
+            .nth(self.end)
+            .is_some_and(|c| c.is_ascii_digit());
+        let word = until.rsplit(char::is_whitespace).next().unwrap_or_default();
+        let in_place = word.parse().ok().filter(|_| ends_here);
+        in_place.or_else(|| line.split_whitespace().nth(self.field)?.parse().ok())
+    }
 }
 
 #[cfg(test)]
@@ -115,6 +142,21 @@ mod tests {
             select(said, &[4711]).unwrap(),
             "USER         PID COMMAND\nann        4711 sleep 42\n"
         );
+    }
+
+    #[test]
+    fn words_before_the_pid_are_passed_over() {
+        let said = "COMMAND        PID\nsleep 600     4711\nsh -c 4711      42\n";
+        assert_eq!(
+            select(said, &[4711]).unwrap(),
+            "COMMAND        PID\nsleep 600     4711\n"
+        );
+    }
+
+    #[test]
+    fn a_line_out_of_step_is_read_by_its_fields() {
+        let said = "USER PID COMMAND\na-long-name 4711 sleep\n";
+        assert_eq!(select(said, &[4711]).unwrap(), said);
     }
 
     #[test]

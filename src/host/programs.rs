@@ -114,4 +114,17 @@ mod tests {
         let not = find("false", true).unwrap().unwrap();
         assert_eq!(answer(start(&not, &[]).unwrap()), None);
     }
+
+    #[test]
+    fn a_program_that_is_not_there_or_fails_says_so() {
+        let none = run("no-such-program-of-lodger", &[]).unwrap_err();
+        assert!(none.contains("is in none of /usr/bin:"), "{none}");
+        let failed = run("ls", &["/no-such-file".to_owned()]).unwrap_err();
+        assert!(
+            failed.contains("exit status") && failed.contains("no-such-file"),
+            "{failed}"
+        );
+        assert_eq!(run("echo", &["hello".to_owned()]).as_deref(), Ok("hello\n"));
+        assert_eq!(run("env", &[]).as_deref(), Ok(""));
+    }
 }

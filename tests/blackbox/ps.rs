@@ -59,7 +59,7 @@ fn ps_as_a_table_is_what_the_hosts_ps_says() {
         assert_eq!(lines[1].split_whitespace().nth(1), Some(pid.as_str()));
         assert!(lines[1].ends_with("/bin/sleep 600"), "{table}");
     }
-    let table = fixture.bare(&["ps", "c", "-o", "args,pid"]).ok();
+    let table = fixture.bare(&["ps", "c", "-eo", "args,pid"]).ok();
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 2, "{table}");
     assert!(
