@@ -20,7 +20,8 @@ mod support;
 mod template;
 mod validate;
 
-pub use template::template;
+pub use support::is_supported;
+pub use template::{rootless_template, template};
 
 /// The largest config.json that is read, in bytes.
 const CONFIG_LIMIT: usize = 16 << 20;

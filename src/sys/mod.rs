@@ -12,6 +12,7 @@ pub mod memory;
 pub mod mount;
 pub mod ns;
 pub mod path;
+pub mod pidfd;
 pub mod process;
 pub mod signal;
 pub mod socket;

@@ -35,6 +35,14 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// From the status that wait(2) gives for a process that has ended.
+    pub fn of_wait_status(status: i32) -> Self {
+        match status & 0x7f {
+            0 => Self::Code((status >> 8) & 0xff),
+            signal => Self::Signal(signal),
+        }
+    }
+
     /// The exit status a shell would show: 128 + the signal's number.
     pub fn shell_code(self) -> u8 {
         let code = match self {
