@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use crate::error::{Doing, Error, Result, printable};
 use crate::log::{Format, Log};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 mod create;
 mod delete;
@@ -86,7 +87,9 @@ fn prepare() -> Result<()> {
     let what = || "cannot prepare this process".to_owned();
     sys::fd::fill_stdio().doing(what)?;
     // Nothing the caller happens to have open is passed on by accident (CVE-2024-21626).
-    sys::fd::cloexec_from(3).doing(what)?;
+    if is_on(Defence::CloseFiles) {
+        sys::fd::cloexec_from(3).doing(what)?;
+    }
     sys::signal::ignore_broken_pipes().doing(what)
 }
 

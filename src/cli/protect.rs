@@ -7,12 +7,13 @@
 use crate::error::{Error, Result};
 use crate::host::HostFacts;
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 /// Goes on from a sealed copy of this program if an id of the container might write its file.
 pub(super) fn against_overwriting(facts: &HostFacts) -> Result<()> {
     let what = "cannot protect this program against being overwritten from the container";
     let owner = sys::exe::owner().map_err(|e| Error::new(what).because(e))?;
-    if !is_exposed(owner, facts) || sys::exe::is_sealed() {
+    if !is_exposed(owner, facts) || sys::exe::is_sealed() || !is_on(Defence::SealedCopy) {
         return Ok(());
     }
     tracing::debug!("the program's file could be written by the container: running a sealed copy");

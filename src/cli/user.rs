@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
+use crate::sys::defence::{Defence, is_on};
 
 /// `UID` or `UID:GID`, in decimal digits only: whatever else is in an id must never end as 0 (CVE-2026-30892).
 ///
@@ -19,6 +20,10 @@ pub fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
 
 fn parse_id(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_on(Defence::DigitsOnly) {
+        // What is not done: what is no number is taken for 0, as strtol(3) has it.
+        return Some(text.parse().unwrap_or(0));
+    }
     // 4294967295 is (uid_t) -1, which means "do not change" to the kernel.
     text.parse().ok().filter(|id| digits && *id != u32::MAX)
 }

@@ -13,6 +13,7 @@ use crate::plan::idmap::maps_id;
 use crate::plan::{Namespace, Plan, Process, UserNamespace};
 use crate::spawn::line::{Failure, InitEnd, Order, Report};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 use crate::sys::memory::SharedByte;
 
 mod beneath;
@@ -124,14 +125,16 @@ impl Init<'_> {
     fn set_up(&self) -> Result<Option<Program>> {
         let mut kept = vec![self.line.as_fd()];
         kept.extend(self.gate.as_ref().map(AsFd::as_fd));
-        sys::fd::close_others(3, &kept).doing(|| "cannot close inherited files".to_owned())?;
+        if is_on(Defence::CloseFiles) {
+            sys::fd::close_others(3, &kept).doing(|| "cannot close inherited files".to_owned())?;
+        }
         die_with_runtime(true)?;
         if self.line.receive().map_err(protocol)? != Some(Order::Go) {
             return Ok(None);
         }
         let plan = self.plan;
         let umask = sys::cred::swap_umask(0o022);
-        sys::cred::new_session().doing(|| "cannot begin a session".to_owned())?;
+        begin_session()?;
         if plan.namespaces.contains(&Namespace::Cgroup) {
             sys::ns::unshare(sys::ns::flag::CGROUP)
                 .doing(|| "cannot make a cgroup namespace".to_owned())?;
@@ -171,7 +174,7 @@ impl Init<'_> {
             mount.make_readonly()?;
         }
         set_names(plan)?;
-        sysctl::write_all(&plan.sysctl)?;
+        sysctl::write_all(&plan.sysctl, &root)?;
         self.enter(Stage::Paths);
         paths::mask_all(&plan.masked_paths, sources, &root)?;
         paths::make_all_readonly(&plan.readonly_paths, &root)?;
@@ -204,7 +207,7 @@ impl Init<'_> {
             let line = InitEnd::over(sys::socket::accept(gate).doing(what)?);
             // Whoever hangs up without an order did not start anything.
             if let Ok(Some(Order::Exec { .. })) = line.receive() {
-                sys::cred::set_dumpable(false).doing(what)?;
+                sys::cred::set_dumpable(!is_on(Defence::NotDumpable)).doing(what)?;
                 return Ok(line);
             }
         }
@@ -213,8 +216,7 @@ impl Init<'_> {
 
 /// In a process that has joined a container's namespaces: becomes `process`.
 pub fn join(process: &Process, line: InitEnd) -> ! {
-    let session = sys::cred::new_session().doing(|| "cannot begin a session".to_owned());
-    let prepared = session.and_then(|()| Program::prepare(process, &[line.as_fd()], None));
+    let prepared = begin_session().and_then(|()| Program::prepare(process, &[line.as_fd()], None));
     let error = match prepared {
         Ok(program) => start(&program, false),
         Err(error) => error,
@@ -281,7 +283,7 @@ fn become_root(plan: &Plan) -> Result<()> {
         ..
     } = &plan.user_namespace
     {
-        if *setgroups {
+        if *setgroups && is_on(Defence::Groups) {
             sys::cred::set_groups(&[]).doing(what)?;
         }
         if maps_id(gid_map, 0) {
@@ -291,9 +293,17 @@ fn become_root(plan: &Plan) -> Result<()> {
             sys::cred::set_uid(0).doing(what)?;
         }
     }
-    sys::cred::set_dumpable(false).doing(what)?;
+    sys::cred::set_dumpable(!is_on(Defence::NotDumpable)).doing(what)?;
     // A change of uid has cleared it.
     die_with_runtime(true)
+}
+
+/// A terminal of the caller's is out of reach in a session of one's own (CVE-2017-5226).
+fn begin_session() -> Result<()> {
+    if !is_on(Defence::OwnSession) {
+        return Ok(());
+    }
+    sys::cred::new_session().doing(|| "cannot begin a session".to_owned())
 }
 
 fn set_names(plan: &Plan) -> Result<()> {

@@ -10,6 +10,7 @@ use crate::error::{Doing, Error, Result};
 use crate::plan::{Atime, Attribute, Attributes, Mount, MountSource, Note, Plan};
 use crate::spawn::line::{InitEnd, Report};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 use crate::sys::mount as kernel;
 
 /// A new filesystem that becomes read-only once everything beneath it is in place.
@@ -290,6 +291,9 @@ fn explain_destination(error: Error, links: Links) -> Error {
 /// A mount over a file of procfs could feign what the kernel says (CVE-2019-16884), also through a symbolic link.
 fn refuse_procfs(place: impl AsFd) -> Result<()> {
     let what = || "cannot examine the destination".to_owned();
+    if !is_on(Defence::RefuseProcfs) {
+        return Ok(());
+    }
     let stat = rustix::fs::fstatfs(place)
         .map_err(|e| sys::Error::new("fstatfs", "destination", e))
         .doing(what)?;

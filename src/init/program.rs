@@ -11,6 +11,7 @@ use super::{passwd, privileges};
 use crate::error::{Doing, Error, Result};
 use crate::plan::Process;
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 /// What execvp(3) searches when PATH is not set.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -39,7 +40,9 @@ impl Program {
         privileges::apply(process)?;
         // The program's own ids may open what the container's root may not (a home directory on NFS).
         entered.or_else(|_| enter(&process.cwd))?;
-        sys::fd::close_others(3, kept).doing(|| "cannot close files".to_owned())?;
+        if is_on(Defence::CloseFiles) {
+            sys::fd::close_others(3, kept).doing(|| "cannot close files".to_owned())?;
+        }
         verify_directory(&process.cwd)?;
         if let Some(mask) = process.umask.or(umask) {
             sys::cred::swap_umask(mask);
@@ -122,6 +125,7 @@ fn verify_directory(cwd: &Path) -> Result<()> {
         ))
     };
     match rustix::process::getcwd(Vec::new()) {
+        _ if !is_on(Defence::VerifyCwd) => Ok(()),
         Ok(path) if path.to_bytes().starts_with(b"/") => Ok(()),
         Ok(_) => Err(refuse()),
         Err(e) => Err(refuse().because(sys::Error::new("getcwd", "", e))),

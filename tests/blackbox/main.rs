@@ -14,6 +14,8 @@
 mod attacks;
 mod base;
 mod config;
+mod cve_files;
+mod cve_paths;
 mod errors;
 mod exec;
 mod foreign;
@@ -25,3 +27,4 @@ mod nested;
 mod output;
 mod process;
 mod state;
+mod weak;
