@@ -1,7 +1,7 @@
 //! Reading and opening files that somebody else may have prepared.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -89,11 +89,20 @@ pub fn read_limited(fd: OwnedFd, path: &Path, limit: usize) -> Result<Vec<u8>> {
 
 /// What is not done: whatever it is, it is read until it ends.
 fn read_all(fd: OwnedFd, path: &Path) -> Result<Vec<u8>> {
-    let mut content = Vec::new();
-    File::from(fd)
-        .read_to_end(&mut content)
-        .map_err(|e| Error::new("read", format!("{path:?}"), e))?;
-    Ok(content)
+    let mut content = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        let count = rustix::io::read(&fd, &mut content[length..])
+            .map_err(|e| Error::new("read", format!("{path:?}"), e))?;
+        length += count;
+        if count == 0 {
+            content.truncate(length);
+            return Ok(content);
+        }
+        if length == content.len() {
+            content.resize(length * 2, 0);
+        }
+    }
 }
 
 /// Writes all of `content` to `fd`. `path` is for the message.

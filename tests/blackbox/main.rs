@@ -16,6 +16,7 @@ mod base;
 mod config;
 mod cve_files;
 mod cve_paths;
+mod cve_process;
 mod errors;
 mod exec;
 mod foreign;

@@ -62,6 +62,7 @@ pub(crate) fn apply(command: &mut Command) {
 
 /// Asserts that the attack is held, and that it succeeds without `defences`.
 #[track_caller]
+#[expect(clippy::print_stdout, reason = "the test runner keeps it")]
 pub(crate) fn held_by(defences: &[&str], attack: impl Fn() -> Outcome) {
     let how = match attack() {
         Held(how) => how,
