@@ -134,7 +134,8 @@ impl RootDir {
     /// Makes the directory `path` and those above it, as far as they are missing.
     pub(super) fn make_dirs(&self, path: &Path, links: Links) -> sys::Result<OwnedFd> {
         let names = normal_names(path);
-        self.make_beneath(&names, names.len(), links)
+        let made = self.make_beneath(&names, names.len(), links);
+        self.used_by_fd(made, path)
     }
 
     /// As [`Self::make_dirs`], where no more than the first `most` names are known to be worth a look.

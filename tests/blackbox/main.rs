@@ -12,6 +12,7 @@
 )]
 
 mod attacks;
+mod audit;
 mod base;
 mod config;
 mod cve_files;
@@ -27,5 +28,6 @@ mod lifecycle;
 mod nested;
 mod output;
 mod process;
+mod races;
 mod state;
 mod weak;
