@@ -61,7 +61,7 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
     /// config.json could not be read.
-    #[error("cannot read config.json")]
+    #[error("cannot read config.json: {0}")]
     Read(#[source] sys::Error),
     /// The bundle path is not absolute.
     #[error("the bundle path {0:?} is not absolute")]

@@ -4,6 +4,7 @@
 //! `spawn`) call the safe functions of rustix themselves, and report with this room's [`Error`].
 
 pub mod cred;
+pub mod defence;
 mod error;
 pub mod exe;
 pub mod fd;

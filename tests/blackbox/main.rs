@@ -12,8 +12,12 @@
 )]
 
 mod attacks;
+mod audit;
 mod base;
 mod config;
+mod cve_files;
+mod cve_paths;
+mod cve_process;
 mod errors;
 mod exec;
 mod features;
@@ -30,9 +34,11 @@ mod output;
 mod process;
 mod ps;
 mod pty;
+mod races;
 mod sockets;
 mod state;
 mod strings;
 mod terminal;
 mod tmux;
 mod verbs;
+mod weak;
