@@ -146,7 +146,7 @@ fn prepare() -> Result<()> {
     sys::fd::fill_stdio().doing(what)?;
     // Nothing the caller happens to have open is passed on by accident (CVE-2024-21626).
     sys::fd::inherit().doing(what)?;
-    sys::signal::ignore_broken_pipes().doing(what)
+    sys::signal::ignore_failed_writes().doing(what)
 }
 
 fn run(args: Vec<OsString>) -> u8 {

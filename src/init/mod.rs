@@ -267,8 +267,8 @@ pub fn join(process: &Process, manner: &Manner, line: InitEnd) -> ! {
     give_up(&line, &error)
 }
 
+fn prepare_to_join(process: &Process, manner: &Manner, line: &InitEnd) -> Result<Program> {
     begin_session()?;
-    sys::cred::new_session().doing(|| "cannot begin a session".to_owned())?;
     if let Some(wanted) = process.terminal {
         let root = sys::mount::open_path(Path::new("/"))
             .doing(|| "cannot open the container's root".to_owned())?;

@@ -14,6 +14,7 @@
 mod attacks;
 mod audit;
 mod base;
+mod closed;
 mod config;
 mod cve_files;
 mod cve_paths;
@@ -38,7 +39,9 @@ mod races;
 mod sockets;
 mod state;
 mod strings;
+mod sweep;
 mod terminal;
 mod tmux;
+mod tracing;
 mod verbs;
 mod weak;
