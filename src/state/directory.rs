@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use crate::error::{Doing, Error, Result};
 use crate::host::{MapLine, parse_id_map};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 /// Opens the store's directory, or says that there is none yet.
 pub(super) fn open(root: Option<&Path>) -> Result<Option<(OwnedFd, PathBuf)>> {
@@ -44,6 +45,9 @@ pub(super) fn open_or_make(root: Option<&Path>) -> Result<(OwnedFd, PathBuf)> {
 /// Opens the store at `path`; `usual`: nobody named it, and so nothing about it may be out of the ordinary.
 fn open_store(path: &Path, usual: bool) -> std::result::Result<OwnedFd, Problem> {
     let (fd, mode) = open_checked(path)?;
+    if !is_on(Defence::StateDirectory) {
+        return Ok(fd);
+    }
     if usual && mode & 0o077 != 0 {
         return Err(Problem::Shared { mode });
     }
@@ -181,13 +185,18 @@ impl Problem {
 
 /// The directory and its mode.
 fn open_checked(path: &Path) -> std::result::Result<(OwnedFd, u32), Problem> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if !is_on(Defence::StateDirectory) {
+        flags.remove(OFlags::NOFOLLOW);
+    }
     let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
         .map_err(|e| Problem::Sys(sys::Error::new("openat", format!("{path:?}"), e)))?;
     let stat = rustix::fs::fstat(&fd)
         .map_err(|e| Problem::Sys(sys::Error::new("fstat", format!("{path:?}"), e)))?;
     let mode = stat.st_mode & 0o7777;
-    check(stat.st_uid, mode, sys::cred::uid())?;
+    if is_on(Defence::StateDirectory) {
+        check(stat.st_uid, mode, sys::cred::uid())?;
+    }
     Ok((fd, mode))
 }
 
