@@ -64,6 +64,9 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
     let exit = wait_in_foreground(&made.child)?;
     // Somebody else's `delete` may have been faster.
     if entry.lock().is_ok() {
+        if made.may_leave_others {
+            super::delete::end_others(&entry)?;
+        }
         store.remove(&entry)?;
     }
     Ok(exit.shell_code())

@@ -63,6 +63,8 @@ pub struct Made {
     pub child: Child,
     /// What was adapted, by the plan and by the kernel.
     pub notes: Vec<Note>,
+    /// Whether other processes may outlive it: it has no pid namespace of its own.
+    pub may_leave_others: bool,
 }
 
 impl Creation<'_> {
@@ -72,7 +74,11 @@ impl Creation<'_> {
         let stage = SharedByte::new().doing(|| "cannot share memory with init".to_owned())?;
         let (child, line) = self.clone_init(&stage)?;
         match self.talk_through(&child, &line, outer) {
-            Ok(notes) => Ok(Made { child, notes }),
+            Ok(notes) => Ok(Made {
+                child,
+                notes,
+                may_leave_others: clone_flags(self.plan) & flag::PID == 0,
+            }),
             Err(problem) => Err(undo(&child, problem, &stage)),
         }
     }
