@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::sys::defence::{Defence, is_on};
+
 /// An error on its way to the person who called.
 ///
 /// `what` and `causes` become the `msg` of a JSON log line, which engines match (see the strings in the tests).
@@ -112,8 +114,21 @@ impl std::error::Error for Error {}
 pub fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\n' {
+        if c.is_control() && c != '\n' && is_on(Defence::Printable) {
             clean.extend(c.escape_debug());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+/// JSON text with the control characters escaped that JSON lets stand (U+007F to U+009F); line breaks stay.
+pub fn printable_json(json: &str) -> String {
+    let mut clean = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() && c != '\n' {
+            clean.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
             clean.push(c);
         }
@@ -147,6 +162,15 @@ mod tests {
             "cannot do it\n  caused by: open(\"x\"): EPERM\n  hint: ask"
         );
         assert_eq!(error.message(), "cannot do it: open(\"x\"): EPERM");
+    }
+
+    #[test]
+    fn json_with_control_characters_means_the_same() {
+        let json = "{\n  \"a\": \"\u{9b}1m\u{7f}\\u001b\"\n}";
+        let clean = printable_json(json);
+        assert_eq!(clean, "{\n  \"a\": \"\\u009b1m\\u007f\\u001b\"\n}");
+        let value = |text| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&clean), value(json));
     }
 
     #[test]

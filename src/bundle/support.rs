@@ -9,7 +9,6 @@ use super::raw::visit;
 
 /// Properties that are refused; `*` stands for any array element or object member.
 const REFUSED: &[&str] = &[
-    "/process/terminal",
     "/process/apparmorProfile",
     "/process/selinuxLabel",
     "/process/scheduler",

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 /// A complete config.json: a shell in a root filesystem beside it.
 ///
-/// It asks for what `runc spec` asks for, without a terminal, without the resource limits that need a cgroup of one's own,
+/// It asks for what `runc spec` asks for, without the resource limits that need a cgroup of one's own,
 /// and without ambient capabilities.
 pub fn template() -> &'static str {
     include_str!("template.json")

@@ -17,9 +17,11 @@ mod completion;
 mod create;
 mod delete;
 mod exec;
+mod exit_file;
 mod features;
 mod global;
 mod help;
+mod io;
 mod kill;
 mod later;
 mod protect;
@@ -30,9 +32,12 @@ mod show;
 mod signal;
 mod spec;
 mod start;
+pub mod user;
 mod wait;
 
 pub(crate) use global::Global;
+#[cfg(fuzzing)]
+pub(crate) use show::texts;
 
 /// The version of the runtime specification that is understood.
 pub const SPEC_VERSION: &str = "1.3.0";
@@ -141,8 +146,8 @@ fn prepare() -> Result<()> {
     let what = || "cannot prepare this process".to_owned();
     sys::fd::fill_stdio().doing(what)?;
     // Nothing the caller happens to have open is passed on by accident (CVE-2024-21626).
-    sys::fd::cloexec_from(3).doing(what)?;
-    sys::signal::ignore_broken_pipes().doing(what)
+    sys::fd::inherit().doing(what)?;
+    sys::signal::ignore_failed_writes().doing(what)
 }
 
 fn run(args: Vec<OsString>) -> u8 {
@@ -179,7 +184,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Run(args) => create::run(global, args, log),
         Command::Create(args) => create::create(global, args, log),
         Command::Start(args) => start::start(global, &args),
-        Command::Exec(args) => exec::exec(global, args),
+        Command::Exec(args) => exec::exec(global, args, log),
         Command::State(args) => show::state(global, &args),
         Command::List(args) => show::list(global, &args),
         Command::Ps(args) => ps::ps(global, &args),

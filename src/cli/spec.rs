@@ -6,7 +6,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::print;
 use crate::bundle::{Bundle, BundleError, Problem, rootless_template, template};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Result, printable_json};
 use crate::host::HostFacts;
 use crate::plan::Plan;
 use crate::sys;
@@ -76,19 +76,23 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 /// Does what `plan` asks.
 pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
     let facts = HostFacts::probe();
-    let bundle = open_bundle(&args.bundle)?;
+    let bundle = open_bundle(&args.bundle, None)?;
     let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
     let text = serde_json::to_string_pretty(&plan)
         .map_err(|error| Error::new("cannot print the plan").because(error))?;
-    print(&(text + "\n"))?;
+    print(&(printable_json(&text) + "\n"))?;
     Ok(0)
 }
 
-/// Opens the bundle at `path`, which may be relative to the working directory.
-pub(super) fn open_bundle(path: &Path) -> Result<Bundle> {
+/// Opens the bundle at `path`, which may be relative to the working directory; `config` is read in place of its config.json.
+pub(super) fn open_bundle(path: &Path, config: Option<&Path>) -> Result<Bundle> {
     let directory = std::fs::canonicalize(path)
         .map_err(|error| Error::new(format!("cannot find the bundle {path:?}")).because(error))?;
-    Bundle::open(&directory).map_err(|error| explain(&error))
+    match config {
+        Some(file) => Bundle::open_with(&directory, file),
+        None => Bundle::open(&directory),
+    }
+    .map_err(|error| explain(&error))
 }
 
 /// The error of a bundle that cannot be used.
@@ -96,7 +100,10 @@ pub(super) fn explain(error: &BundleError) -> Error {
     match error {
         BundleError::Invalid(found) => problems(found),
         other => {
-            let told = Error::new("cannot use the bundle").because(other);
+            let mut told = Error::new("cannot use the bundle").because(other);
+            if let Some(cause) = std::error::Error::source(other) {
+                told = told.because(cause);
+            }
             match other.hint() {
                 Some(hint) => told.hint(hint),
                 None => told,

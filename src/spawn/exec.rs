@@ -3,19 +3,48 @@
 //! The caller owns the outer user namespace and so has every capability over the container's: one setns(2) by pidfd
 //! joins everything, from the initial namespace, without entering the outer one first.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::line::{self, Phase};
-use super::{PidFile, Problem, end, wait_for};
+use super::{Heard, Outlets, Problem, end, wait_for};
 use crate::error::{Doing, Error, Result};
-use crate::plan::Process;
+use crate::init::Manner;
+use crate::plan::{Note, Process};
 use crate::state::Record;
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 use crate::sys::process::{Child, Cloned};
 
-/// Starts `process` in the container that `record` describes. Afterwards this process is in the container's
-/// namespaces itself, but for the pid namespace, which only its children are in.
-pub fn exec(record: &Record, process: &Process, pid_file: Option<&PidFile>) -> Result<Child> {
+/// A process that is to join a container.
+#[derive(Debug)]
+pub struct Joining<'a> {
+    /// The container.
+    pub record: &'a Record,
+    /// The process.
+    pub process: &'a Process,
+    /// How it is made.
+    pub manner: Manner,
+    /// What the caller gets of it.
+    pub outlets: Outlets,
+}
+
+/// A process that has joined.
+#[derive(Debug)]
+pub struct Member {
+    /// It.
+    pub child: Child,
+    /// What was adapted.
+    pub notes: Vec<Note>,
+    /// The first end of its terminal, if it has one and nobody else got it.
+    pub console: Option<OwnedFd>,
+}
+
+/// Starts a process in a container. Afterwards this process is in the container's namespaces itself, but for the pid
+/// namespace, which only its children are in.
+pub fn exec(joining: &Joining<'_>) -> Result<Member> {
+    let Joining {
+        record, process, ..
+    } = joining;
     let pidfd = record
         .process
         .open(&record.boot_id)?
@@ -24,7 +53,8 @@ pub fn exec(record: &Record, process: &Process, pid_file: Option<&PidFile>) -> R
         crate::init::write_oom_score(score)?;
     }
     // From here on the container's processes must not look into this one (CVE-2016-9962).
-    sys::cred::set_dumpable(false).doing(|| "cannot become undumpable".to_owned())?;
+    sys::cred::set_dumpable(!is_on(Defence::NotDumpable))
+        .doing(|| "cannot become undumpable".to_owned())?;
     sys::ns::join_process(pidfd.as_fd(), record.namespaces)
         .doing(|| "cannot join the container's namespaces".to_owned())
         .map_err(|e| {
@@ -32,6 +62,10 @@ pub fn exec(record: &Record, process: &Process, pid_file: Option<&PidFile>) -> R
                 "the container must belong to you; after `su` or `sudo` it may be another user's",
             )
         })?;
+    if !is_on(Defence::NotDumpable) {
+        // The change of namespace has cleared it by itself.
+        sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
+    }
     let (runtime, line) = line::pair().doing(|| "cannot make a line to the process".to_owned())?;
     let child = match sys::process::clone(0).doing(|| "cannot make a process".to_owned())? {
         Cloned::Parent(child) => {
@@ -40,16 +74,20 @@ pub fn exec(record: &Record, process: &Process, pid_file: Option<&PidFile>) -> R
         }
         Cloned::Child => {
             drop(runtime);
-            crate::init::join(process, line)
+            crate::init::join(process, &joining.manner, line)
         }
     };
-    let started = wait_for(Phase::Starting, &runtime, &mut Vec::new());
-    let written = started.and_then(|()| match pid_file {
-        Some(pid_file) => pid_file.write(child.pid).map_err(Problem::from),
-        None => Ok(()),
+    let mut heard = Heard::default();
+    let told = wait_for(Phase::Joining, &runtime, &mut heard).and_then(|()| {
+        joining.outlets.hand_over_console(&mut heard)?;
+        joining.outlets.tell(&child, "setns").map_err(Problem::from)
     });
-    match written {
-        Ok(()) => Ok(child),
+    match told {
+        Ok(()) => Ok(Member {
+            child,
+            notes: heard.notes,
+            console: heard.console,
+        }),
         Err(problem) => Err(problem.explain(end(&child).map(|exit| exit.to_string()))),
     }
 }

@@ -31,6 +31,8 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// Which namespaces are its own: `CLONE_NEW…` bits (sys::ns::flag), the user namespace included.
     pub namespaces: u32,
+    /// The name of its session keyring, which `exec` joins; `None`: the caller's.
+    pub keyring: Option<String>,
     /// Its user namespace, if it has one of its own.
     pub user_namespace: Option<UserNamespaceRecord>,
     /// By which namespace its processes are known once its first one has ended; none where they end with it.

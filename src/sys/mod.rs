@@ -4,9 +4,11 @@
 //! `spawn`) call the safe functions of rustix themselves, and report with this room's [`Error`].
 
 pub mod cred;
+pub mod defence;
 mod error;
 pub mod exe;
 pub mod fd;
+pub mod keyring;
 pub mod memory;
 pub mod mount;
 pub mod ns;
@@ -15,5 +17,6 @@ pub mod pidfd;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod tty;
 
 pub use error::{Error, Result};
