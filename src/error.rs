@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::sys::defence::{Defence, is_on};
+
 /// An error on its way to the person who called.
 ///
 /// `what` and `causes` become the `msg` of a JSON log line, which engines match (see the strings in the tests).
@@ -112,7 +114,7 @@ impl std::error::Error for Error {}
 pub fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\n' {
+        if c.is_control() && c != '\n' && is_on(Defence::Printable) {
             clean.extend(c.escape_debug());
         } else {
             clean.push(c);

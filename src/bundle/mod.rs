@@ -20,7 +20,8 @@ mod support;
 mod template;
 mod validate;
 
-pub use template::template;
+pub use support::is_supported;
+pub use template::{rootless_template, template};
 
 /// The largest config.json that is read, in bytes.
 const CONFIG_LIMIT: usize = 16 << 20;
@@ -60,7 +61,7 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
     /// config.json could not be read.
-    #[error("cannot read config.json")]
+    #[error("cannot read config.json: {0}")]
     Read(#[source] sys::Error),
     /// The bundle path is not absolute.
     #[error("the bundle path {0:?} is not absolute")]

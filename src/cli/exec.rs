@@ -76,28 +76,36 @@ pub(crate) struct Args {
     /// Refused: AppArmor profiles are not supported yet
     #[arg(long, value_name = "PROFILE")]
     apparmor: Option<String>,
-    /// The container's id
-    #[arg(value_name = "ID")]
-    id: String,
-    /// The program and its arguments
-    #[arg(
-        value_name = "COMMAND",
-        required_unless_present = "process",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
-    command: Vec<String>,
+    /// The container's id, then the program and its arguments
+    ///
+    /// Everything after the id belongs to the program, whatever it begins with. With --process it may be left out.
+    #[arg(value_names = ["ID", "COMMAND"], required = true, num_args = 1.., trailing_var_arg = true)]
+    words: Vec<String>,
+}
+
+impl Args {
+    fn id(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
 }
 
 /// Does what `exec` asks.
 pub(crate) fn exec(global: &Global, args: Args, log: &Log) -> Result<u8> {
-    let what = format!("cannot exec in container {:?}", args.id);
+    let what = format!("cannot exec in container {:?}", args.id());
     try_exec(global, &args, log).map_err(|error| error.within(what).exit(Error::EXEC_FAILURE))
 }
 
 fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     refuse(args)?;
-    let entry = Store::find_in(global.root.as_deref(), &args.id)?;
+    if args.command().is_empty() && args.process.is_none() {
+        return Err(Error::new("there is no program to run")
+            .hint("name it after the container's id, or give --process FILE"));
+    }
+    let entry = Store::find_in(global.root.as_deref(), args.id())?;
     let record = entry.existing_record()?;
     match entry.status(Some(&record)) {
         Status::Running | Status::Created => {}
@@ -173,8 +181,8 @@ fn process(entry: &Entry, record: &Record, facts: &HostFacts, args: &Args) -> Re
         .process()
         .clone()
         .ok_or_else(|| Error::new("the container's config has no process"))?;
-    if !args.command.is_empty() {
-        wanted.set_args(Some(args.command.clone()));
+    if !args.command().is_empty() {
+        wanted.set_args(Some(args.command().to_vec()));
     }
     let env = wanted.env().clone().unwrap_or_default();
     wanted.set_env(Some(merged(env, &args.env)?));
@@ -200,10 +208,18 @@ fn process(entry: &Entry, record: &Record, facts: &HostFacts, args: &Args) -> Re
         setgroups: own.map_or(facts.setgroups_allowed, |own| own.setgroups),
         facts,
     };
-    let (mut process, _) =
-        plan::process(&wanted, ids).map_err(|found| super::spec::problems(&found))?;
+    let (mut process, _) = plan::process(&wanted, ids)
+        .map_err(|found| about_file(super::spec::problems(&found), args))?;
     add_capabilities(&mut process, &args.cap, facts)?;
     Ok(process)
+}
+
+/// The error, if it is about the process file, with its name.
+fn about_file(error: Error, args: &Args) -> Error {
+    match &args.process {
+        Some(path) => error.within(format!("cannot use the process file {path:?}")),
+        None => error,
+    }
 }
 
 fn template(entry: &Entry, record: &Record, args: &Args) -> Result<Bundle> {
@@ -215,7 +231,7 @@ fn template(entry: &Entry, record: &Record, args: &Args) -> Result<Bundle> {
     let what = || format!("cannot use the process file {path:?}");
     let text = sys::path::read_regular(path, PROCESS_LIMIT).doing(what)?;
     Bundle::parse_with_process(directory, &config, &text).map_err(|error| match error {
-        BundleError::Invalid(_) => super::spec::explain(&error).within(what()),
+        BundleError::Invalid(_) => about_file(super::spec::explain(&error), args),
         // Its words are about a file that is most often config.json.
         other => Error::new(what()).because(other.to_string().replacen("config.json", "it", 1)),
     })

@@ -12,7 +12,18 @@ use crate::error::{Error, Result, printable_json};
 use crate::state::{Entry, Record, Status, Store};
 
 /// Print the state of a container as JSON
+///
+/// The status is `creating`, `created`, `running` or `stopped`. The pid is the host's number of the first process, 0
+/// when the container has stopped.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  lodger state web
+  lodger state web | jq -r .status
+
+Exit status:
+  0  the state was printed
+  1  there is no such container")]
 pub(crate) struct StateArgs {
     /// The container's id
     #[arg(value_name = "ID")]
@@ -20,19 +31,28 @@ pub(crate) struct StateArgs {
 }
 
 /// List containers
+///
+/// All containers of the state directory are listed, also those that have stopped. Other users' are not.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  lodger list
+  lodger list -q | xargs -n 1 lodger delete -f
+  lodger list -f json")]
 pub(crate) struct ListArgs {
-    /// table or json
+    /// How to print them
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     format: ListFormat,
-    /// Print ids only
+    /// Print the ids alone, one a line
     #[arg(short, long)]
     quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum ListFormat {
+    /// One line a container
     Table,
+    /// An array of what `state` prints
     Json,
 }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
+use crate::sys::defence::{Defence, is_on};
 
 /// `UID` or `UID:GID`, in decimal digits only: whatever else is in an id must never end as 0 (CVE-2026-30892).
 ///
@@ -33,6 +34,10 @@ pub fn parse_groups(texts: &[String]) -> Result<Vec<u32>> {
 
 fn parse_id(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_on(Defence::DigitsOnly) {
+        // What is not done: what is no number is taken for 0, as strtol(3) has it.
+        return Some(text.parse().unwrap_or(0));
+    }
     // 4294967295 is (uid_t) -1, which means "do not change" to the kernel.
     text.parse().ok().filter(|id| digits && *id != u32::MAX)
 }

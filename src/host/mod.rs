@@ -16,6 +16,7 @@ mod subid;
 mod text;
 
 pub use mountinfo::{MountLine, Revealing, parse_mountinfo, too_revealing};
+pub use programs::run;
 pub use subid::{parse_getsubids, parse_subid};
 pub use text::{parse_id_map, parse_nsswitch, parse_passwd_name};
 

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 
 use crate::error::{Doing, Result};
 use crate::sys;
+use crate::sys::defence::{self, Defence, is_on};
 
 /// Whether symbolic links on the way are followed (beneath the root) or refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,10 @@ impl RootDir {
 
     /// Opens `path` for reading, without ever blocking on it.
     pub(super) fn open_to_read(&self, path: &Path) -> sys::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        if !is_on(Defence::BoundedReads) {
+            flags.remove(OFlags::NONBLOCK);
+        }
         self.resolve(path, flags, Links::InRoot)
     }
 
@@ -63,7 +67,10 @@ impl RootDir {
     ) -> sys::Result<OwnedFd> {
         match self.open(path, links) {
             Err(error) if error.is(nix::libc::ENOENT) => {}
-            opened => return opened,
+            opened => return self.used_by_fd(opened, path),
+        }
+        if !is_on(Defence::ResolveOnce) {
+            return self.make_by_path(path, directory);
         }
         if directory {
             let names = normal_names(path);
@@ -72,6 +79,51 @@ impl RootDir {
         let (parent, name) = split(path);
         let parent = self.make_dirs(&parent, links)?;
         make_file(&parent, &name)
+    }
+
+    /// What was opened; with the defence off, what the path leads to a moment later, links outside included.
+    fn used_by_fd(&self, opened: sys::Result<OwnedFd>, path: &Path) -> sys::Result<OwnedFd> {
+        if is_on(Defence::ResolveOnce) || opened.is_err() {
+            return opened;
+        }
+        defence::linger();
+        sys::path::open_beneath(
+            &self.fd,
+            &relative(path),
+            OFlags::PATH,
+            ResolveFlags::empty(),
+        )
+    }
+
+    /// What is not done: a path that was looked at is made by its name, which may lead elsewhere by now (CVE-2024-45310).
+    fn make_by_path(&self, path: &Path, directory: bool) -> sys::Result<OwnedFd> {
+        let error = |e| sys::Error::new("mkdirat", format!("{path:?}"), e);
+        let mut made = PathBuf::new();
+        let names = normal_names(path);
+        let parents = if directory {
+            names.len()
+        } else {
+            names.len().saturating_sub(1)
+        };
+        for name in &names[..parents] {
+            made.push(name);
+            if self.open(&made, Links::InRoot).is_err() {
+                defence::linger();
+                rustix::fs::mkdirat(&self.fd, &made, Mode::from_raw_mode(0o755)).map_err(error)?;
+            }
+        }
+        if !directory {
+            defence::linger();
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+            return rustix::fs::openat(&self.fd, relative(path), flags, Mode::from_raw_mode(0o644))
+                .map_err(error);
+        }
+        sys::path::open_beneath(
+            &self.fd,
+            &relative(path),
+            OFlags::PATH,
+            ResolveFlags::empty(),
+        )
     }
 
     /// Makes `path` a directory where it is missing.
@@ -88,7 +140,8 @@ impl RootDir {
     /// Makes the directory `path` and those above it, as far as they are missing.
     pub(super) fn make_dirs(&self, path: &Path, links: Links) -> sys::Result<OwnedFd> {
         let names = normal_names(path);
-        self.make_beneath(&names, names.len(), links)
+        let made = self.make_beneath(&names, names.len(), links);
+        self.used_by_fd(made, path)
     }
 
     /// As [`Self::make_dirs`], where no more than the first `most` names are known to be worth a look.
@@ -125,18 +178,24 @@ impl RootDir {
     }
 
     fn resolve(&self, path: &Path, flags: OFlags, links: Links) -> sys::Result<OwnedFd> {
-        let relative: PathBuf = normal_names(path).iter().collect();
-        let relative = if relative.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            &relative
-        };
         let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        if links == Links::Refused {
+        if !is_on(Defence::ResolveInRoot) {
+            resolve = ResolveFlags::empty();
+        }
+        if links == Links::Refused && is_on(Defence::RefuseLinks) {
             resolve |= ResolveFlags::NO_SYMLINKS;
         }
-        sys::path::open_beneath(&self.fd, relative, flags, resolve)
+        sys::path::open_beneath(&self.fd, &relative(path), flags, resolve)
     }
+}
+
+/// `path` as it is named from the root's fd.
+fn relative(path: &Path) -> PathBuf {
+    let names = normal_names(path);
+    if names.is_empty() {
+        return PathBuf::from(".");
+    }
+    names.iter().collect()
 }
 
 /// Makes an empty file, or opens what is there unless it is a symbolic link or a directory.

@@ -10,18 +10,26 @@ use super::rootfs::Sources;
 use crate::error::{Doing, Result};
 use crate::plan::{Link, Plan};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 /// Binds every device of the plan. A symbolic link on the way is refused (CVE-2026-41579).
 pub(super) fn bind_all(plan: &Plan, sources: &Sources, root: &RootDir) -> Result<()> {
     let mut last: Option<(PathBuf, OwnedFd)> = None;
     for (device, node) in plan.devices.iter().zip(sources.devices()) {
         let what = || format!("cannot bind the device {:?}", device.path);
+        if !is_on(Defence::HostNodes) && root.open(&device.path, Links::InRoot).is_ok() {
+            continue;
+        }
         let (directory, name) = split(&device.path);
         let parent = match last.take() {
             Some((path, fd)) if path == directory => fd,
             _ => root.make_dirs(&directory, Links::Refused).doing(what)?,
         };
-        let place = make_file(&parent, &name).doing(what)?;
+        let place = match make_file(&parent, &name) {
+            Err(_) if !is_on(Defence::RefuseLinks) => root.open(&device.path, Links::InRoot),
+            made => made,
+        };
+        let place = place.doing(what)?;
         last = Some((directory, parent));
         let tree = sys::mount::clone_tree(node, false, &device.path).doing(what)?;
         sys::mount::attach(&tree, &place, &device.path).doing(what)?;

@@ -13,6 +13,7 @@ use crate::plan::idmap::maps_id;
 use crate::plan::{Namespace, Note, Plan, Process, UserNamespace};
 use crate::spawn::line::{Failure, InitEnd, Order, Report};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 use crate::sys::memory::SharedByte;
 
 mod beneath;
@@ -150,14 +151,17 @@ impl Init<'_> {
         let mut kept = vec![self.line.as_fd()];
         kept.extend(self.gate.as_ref().map(AsFd::as_fd));
         let own = sys::fd::FIRST + self.manner.preserved.count;
-        sys::fd::close_others(own, &kept).doing(|| "cannot close inherited files".to_owned())?;
+        if is_on(Defence::CloseFiles) {
+            sys::fd::close_others(own, &kept)
+                .doing(|| "cannot close inherited files".to_owned())?;
+        }
         die_with_runtime(true)?;
         if self.line.receive().map_err(protocol)? != Some(Order::Go) {
             return Ok(None);
         }
         let plan = self.plan;
         let umask = sys::cred::swap_umask(0o022);
-        sys::cred::new_session().doing(|| "cannot begin a session".to_owned())?;
+        begin_session()?;
         if plan.namespaces.contains(&Namespace::Cgroup) {
             sys::ns::unshare(sys::ns::flag::CGROUP)
                 .doing(|| "cannot make a cgroup namespace".to_owned())?;
@@ -204,7 +208,7 @@ impl Init<'_> {
             mount.make_readonly()?;
         }
         set_names(plan)?;
-        sysctl::write_all(&plan.sysctl)?;
+        sysctl::write_all(&plan.sysctl, &root)?;
         self.enter(Stage::Paths);
         paths::mask_all(&plan.masked_paths, sources, &root)?;
         paths::make_all_readonly(&plan.readonly_paths, &root)?;
@@ -247,7 +251,7 @@ impl Init<'_> {
             let line = InitEnd::over(sys::socket::accept(gate).doing(what)?);
             // Whoever hangs up without an order did not start anything.
             if let Ok(Some(Order::Exec { .. })) = line.receive() {
-                sys::cred::set_dumpable(false).doing(what)?;
+                sys::cred::set_dumpable(!is_on(Defence::NotDumpable)).doing(what)?;
                 return Ok(line);
             }
         }
@@ -264,7 +268,7 @@ pub fn join(process: &Process, manner: &Manner, line: InitEnd) -> ! {
 }
 
 fn prepare_to_join(process: &Process, manner: &Manner, line: &InitEnd) -> Result<Program> {
-    sys::cred::new_session().doing(|| "cannot begin a session".to_owned())?;
+    begin_session()?;
     if let Some(wanted) = process.terminal {
         let root = sys::mount::open_path(Path::new("/"))
             .doing(|| "cannot open the container's root".to_owned())?;
@@ -362,7 +366,7 @@ fn become_root(plan: &Plan) -> Result<()> {
         ..
     } = &plan.user_namespace
     {
-        if *setgroups {
+        if *setgroups && is_on(Defence::Groups) {
             sys::cred::set_groups(&[]).doing(what)?;
         }
         if maps_id(gid_map, 0) {
@@ -372,9 +376,17 @@ fn become_root(plan: &Plan) -> Result<()> {
             sys::cred::set_uid(0).doing(what)?;
         }
     }
-    sys::cred::set_dumpable(false).doing(what)?;
+    sys::cred::set_dumpable(!is_on(Defence::NotDumpable)).doing(what)?;
     // A change of uid has cleared it.
     die_with_runtime(true)
+}
+
+/// A terminal of the caller's is out of reach in a session of one's own (CVE-2017-5226).
+fn begin_session() -> Result<()> {
+    if !is_on(Defence::OwnSession) {
+        return Ok(());
+    }
+    sys::cred::new_session().doing(|| "cannot begin a session".to_owned())
 }
 
 fn set_names(plan: &Plan) -> Result<()> {

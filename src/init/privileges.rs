@@ -3,6 +3,7 @@
 use crate::error::{Doing, Result};
 use crate::plan::{CapabilitySet, Process};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 /// Takes everything from this process that the program is not to have.
 ///
@@ -18,13 +19,15 @@ pub(super) fn apply(process: &Process) -> Result<()> {
             )
         })?;
     }
-    drop_bounding(process.capabilities.bounding)?;
+    if is_on(Defence::Capabilities) {
+        drop_bounding(process.capabilities.bounding)?;
+    }
     let what = || "cannot keep capabilities across the change of ids".to_owned();
     sys::cred::keep_capabilities(true).doing(what)?;
     set_ids(process)?;
     sys::cred::keep_capabilities(false).doing(what)?;
     set_capabilities(process)?;
-    if process.no_new_privileges {
+    if process.no_new_privileges && is_on(Defence::NoNewPrivs) {
         sys::cred::set_no_new_privs().doing(|| "cannot set no_new_privs".to_owned())?;
     }
     Ok(())
@@ -45,7 +48,11 @@ fn drop_bounding(keep: CapabilitySet) -> Result<()> {
 }
 
 fn set_ids(process: &Process) -> Result<()> {
-    if let Some(groups) = &process.additional_gids {
+    if let Some(groups) = process
+        .additional_gids
+        .as_ref()
+        .filter(|_| is_on(Defence::Groups))
+    {
         sys::cred::set_groups(groups)
             .doing(|| format!("cannot set the groups {groups:?} (/process/user/additionalGids)"))?;
     }
@@ -58,6 +65,11 @@ fn set_ids(process: &Process) -> Result<()> {
 fn set_capabilities(process: &Process) -> Result<()> {
     let sets = &process.capabilities;
     let what = || "cannot set the capabilities (/process/capabilities)".to_owned();
+    if !is_on(Defence::Capabilities) {
+        // What is not done: what may be had is inherited (CVE-2022-29162).
+        return sys::cred::set_capabilities(sets.effective.0, sets.permitted.0, sets.permitted.0)
+            .doing(what);
+    }
     sys::cred::clear_ambient().doing(what)?;
     sys::cred::set_capabilities(sets.effective.0, sets.permitted.0, sets.inheritable.0)
         .doing(what)?;

@@ -1,21 +1,23 @@
 //! Kernel parameters, written through a procfs that nobody can have covered.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{OFlags, ResolveFlags};
 
+use super::beneath::{Links, RootDir};
 use crate::error::{Doing, Result};
 use crate::plan::Sysctl;
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
-/// Writes every parameter. The procfs is our own, detached instance: what the config mounts over /proc cannot
+/// Writes every parameter: the one of `root` is used only where the defence is off. The procfs is our own, detached instance: what the config mounts over /proc cannot
 /// redirect a write (CVE-2025-52881).
-pub(super) fn write_all(parameters: &[Sysctl]) -> Result<()> {
+pub(super) fn write_all(parameters: &[Sysctl], root: &RootDir) -> Result<()> {
     if parameters.is_empty() {
         return Ok(());
     }
-    let proc = sys::mount::FsContext::open("proc")
-        .and_then(|context| context.mount(0))
+    let proc = own_procfs(root)
         .doing(|| "cannot make a procfs to set /linux/sysctl".to_owned())
         .map_err(|e| {
             e.hint("this needs an own pid namespace, and a host /proc without mounts over it")
@@ -28,9 +30,19 @@ pub(super) fn write_all(parameters: &[Sysctl]) -> Result<()> {
     Ok(())
 }
 
-fn write(proc: &std::os::fd::OwnedFd, parameter: &Sysctl) -> sys::Result<()> {
+fn own_procfs(root: &RootDir) -> sys::Result<OwnedFd> {
+    if !is_on(Defence::OwnProcfs) {
+        return root.open(Path::new("/proc"), Links::InRoot);
+    }
+    sys::mount::FsContext::open("proc")?.mount(0)
+}
+
+fn write(proc: &OwnedFd, parameter: &Sysctl) -> sys::Result<()> {
     let path = Path::new("sys").join(&parameter.path);
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    if !is_on(Defence::OwnProcfs) {
+        resolve = ResolveFlags::empty();
+    }
     let fd = sys::path::open_beneath(proc, &path, OFlags::WRONLY, resolve)?;
     sys::path::write_once(fd, parameter.value.as_bytes(), &path)
 }

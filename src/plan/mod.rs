@@ -368,5 +368,7 @@ mod process;
 mod sysctl;
 
 pub use capability::CapabilitySet;
+pub use namespaces::NAMESPACES;
+pub use options::known as mount_options;
 pub(crate) use process::RESOURCES;
 pub use process::{Ids, process};

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use super::options::{self, Options};
 use super::{Attribute, Ids, Mount, MountSource, Namespace, Note, PropagationKind};
 use crate::bundle::Problem;
+use crate::sys::defence::{Defence, is_on};
 
 /// Files of procfs that may be covered, as a cgroup-aware lxcfs(1) does; all else there is refused (CVE-2019-16884).
 const COVERABLE: [&str; 11] = [
@@ -256,14 +257,18 @@ impl Planner<'_> {
                 "add \"ro\"",
             );
         }
-        self.options.attributes.set(Attribute::Ro);
+        if is_on(Defence::ReadonlyCgroup) {
+            self.options.attributes.set(Attribute::Ro);
+        }
         if self.has_own(Namespace::Cgroup) {
             if kind == "cgroup" {
                 self.drop_filesystem_options("cgroup2 tree");
             }
             return self.new_filesystem("cgroup2");
         }
-        self.options.recursive.set(Attribute::Ro);
+        if is_on(Defence::ReadonlyCgroup) {
+            self.options.recursive.set(Attribute::Ro);
+        }
         self.note(
             "/type",
             "the host's /sys/fs/cgroup is bound, read-only: a new mount needs a cgroup namespace of the container's own",
@@ -331,7 +336,7 @@ impl Planner<'_> {
                 MountSource::Bind { source, .. } => clean(source) == Path::new("/proc"),
                 MountSource::Filesystem { fstype, .. } => fstype == "proc",
             };
-            if !procfs {
+            if !procfs && is_on(Defence::RefuseProcfs) {
                 self.problem("/destination", "only procfs may be mounted on /proc");
                 return None;
             }
@@ -340,7 +345,7 @@ impl Planner<'_> {
         if !destination.starts_with("/proc") {
             return Some(false);
         }
-        if COVERABLE.iter().any(|c| destination == Path::new(c)) {
+        if COVERABLE.iter().any(|c| destination == Path::new(c)) || !is_on(Defence::RefuseProcfs) {
             return Some(true);
         }
         self.problem(

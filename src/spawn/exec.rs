@@ -12,6 +12,7 @@ use crate::init::Manner;
 use crate::plan::{Note, Process};
 use crate::state::Record;
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 use crate::sys::process::{Child, Cloned};
 
 /// A process that is to join a container.
@@ -52,7 +53,8 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
         crate::init::write_oom_score(score)?;
     }
     // From here on the container's processes must not look into this one (CVE-2016-9962).
-    sys::cred::set_dumpable(false).doing(|| "cannot become undumpable".to_owned())?;
+    sys::cred::set_dumpable(!is_on(Defence::NotDumpable))
+        .doing(|| "cannot become undumpable".to_owned())?;
     sys::ns::join_process(pidfd.as_fd(), record.namespaces)
         .doing(|| "cannot join the container's namespaces".to_owned())
         .map_err(|e| {
@@ -60,6 +62,10 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
                 "the container must belong to you; after `su` or `sudo` it may be another user's",
             )
         })?;
+    if !is_on(Defence::NotDumpable) {
+        // The change of namespace has cleared it by itself.
+        sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
+    }
     let (runtime, line) = line::pair().doing(|| "cannot make a line to the process".to_owned())?;
     let child = match sys::process::clone(0).doing(|| "cannot make a process".to_owned())? {
         Cloned::Parent(child) => {

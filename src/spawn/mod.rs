@@ -10,7 +10,7 @@ use crate::error::{Doing, Error, Result};
 use crate::init::{Init, Manner, Stage};
 use crate::plan::{Namespace, Note, Plan, UserNamespace};
 use crate::state::{
-    Entry, GATE, OuterRecord, ProcessIdentity, Record, UserNamespaceRecord, boot_id,
+    Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, UserNamespaceRecord, boot_id,
 };
 use crate::sys;
 use crate::sys::memory::SharedByte;
@@ -23,6 +23,7 @@ mod foreground;
 mod handover;
 mod host_terminal;
 pub mod line;
+mod nameless;
 mod relay;
 mod whole_file;
 
@@ -184,11 +185,14 @@ impl Creation<'_> {
             notes: self.plan.notes.clone(),
             console: None,
         };
+        // Before init hides itself.
+        let mark = NamespaceMark::of(child.pid, clone_flags(self.plan))?;
         order(line, Order::Go)?;
         // While init is at work.
         self.entry.write_config(&self.bundle.config)?;
         let mut record = self.record(child, outer)?;
         record.notes.clone_from(&heard.notes);
+        record.mark = mark;
         self.entry.draft_record(&record)?;
         wait_for(Phase::SettingUp, line, &mut heard)?;
         tracing::debug!(notes = heard.notes.len(), "the container is set up");
@@ -240,6 +244,7 @@ impl Creation<'_> {
             namespaces: clone_flags(self.plan),
             keyring: self.manner.keyring.clone(),
             user_namespace,
+            mark: None,
             notes: Vec::new(),
         })
     }

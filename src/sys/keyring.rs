@@ -7,9 +7,9 @@ use super::{Error, Result};
 // linux/keyctl.h
 const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
 const KEYCTL_SETPERM: libc::c_int = 5;
-/// Whoever has the keyring may do everything with it (KEY_POS_ALL), and processes with the owner's uid may look at it and
-/// find it by its name (KEY_USR_VIEW, KEY_USR_READ, KEY_USR_SEARCH): so `exec` joins the container's.
-const PERMISSIONS: u32 = 0x3f00_0000 | 0x0001_0000 | 0x0002_0000 | 0x0008_0000;
+/// Whoever has the keyring may do everything with it (KEY_POS_ALL); processes with the owner's uid may find it by its name
+/// (KEY_USR_SEARCH), so that `exec` joins the container's.
+const PERMISSIONS: u32 = 0x3f00_0000 | 0x0008_0000;
 
 /// Leaves the present session keyring for the one with this name in this user namespace, which is made where it is missing.
 ///

@@ -4,6 +4,7 @@
 //! `spawn`) call the safe functions of rustix themselves, and report with this room's [`Error`].
 
 pub mod cred;
+pub mod defence;
 mod error;
 pub mod exe;
 pub mod fd;
@@ -12,6 +13,7 @@ pub mod memory;
 pub mod mount;
 pub mod ns;
 pub mod path;
+pub mod pidfd;
 pub mod process;
 pub mod signal;
 pub mod socket;

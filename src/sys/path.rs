@@ -7,12 +7,16 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 
+use super::defence::{Defence, is_on};
 use super::{Error, Result};
 
 /// Opens `path` beneath `dir` for reading, without ever blocking on it.
 fn open_to_read(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
     // O_NONBLOCK: opening a FIFO must not wait for a writer.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    if !is_on(Defence::BoundedReads) {
+        flags.remove(OFlags::NONBLOCK);
+    }
     rustix::fs::openat(dir, path, flags, Mode::empty())
         .map_err(|e| Error::new("openat", format!("{path:?}, O_RDONLY"), e))
 }
@@ -55,6 +59,9 @@ pub fn read_limited(fd: OwnedFd, path: &Path, limit: usize) -> Result<Vec<u8>> {
             libc::EFBIG,
         )
     };
+    if !is_on(Defence::BoundedReads) {
+        return read_all(fd, path);
+    }
     let size = usize::try_from(require_regular(&fd, path)?).unwrap_or(usize::MAX);
     if size > limit {
         return Err(too_big());
@@ -78,6 +85,24 @@ pub fn read_limited(fd: OwnedFd, path: &Path, limit: usize) -> Result<Vec<u8>> {
     }
     content.truncate(length);
     Ok(content)
+}
+
+/// What is not done: whatever it is, it is read until it ends.
+fn read_all(fd: OwnedFd, path: &Path) -> Result<Vec<u8>> {
+    let mut content = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        let count = rustix::io::read(&fd, &mut content[length..])
+            .map_err(|e| Error::new("read", format!("{path:?}"), e))?;
+        length += count;
+        if count == 0 {
+            content.truncate(length);
+            return Ok(content);
+        }
+        if length == content.len() {
+            content.resize(length * 2, 0);
+        }
+    }
 }
 
 /// Writes all of `content` to `fd`. `path` is for the message.

@@ -11,6 +11,7 @@ use crate::error::{Doing, Result};
 use crate::host::IdRange;
 use crate::state::{OuterRecord, Record, Store};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 /// Takes O from a running container in `store`, if one has the O that `uids` and `gids` describe.
 pub(super) fn enter(
@@ -55,5 +56,5 @@ fn usable(record: &Record, uids: &[IdRange], gids: &[IdRange]) -> Option<(OuterR
     let identity = sys::ns::identity(namespace.as_fd()).ok()?;
     let owner = sys::ns::owner(namespace.as_fd()).ok()?;
     let expected = identity == (outer.device, outer.inode) && owner == sys::cred::uid();
-    expected.then(|| (outer.clone(), namespace))
+    (expected || !is_on(Defence::OuterIdentity)).then(|| (outer.clone(), namespace))
 }

@@ -42,7 +42,7 @@ fn usage_errors_exit_with_1() {
         assert_ne!(ran.err, "", "{args:?}");
         assert_eq!(ran.out, "", "{args:?}");
     }
-    fixture.bare(&["no-such-command"]).exits(1);
+    fixture.bare(&["no-such-command"]).exits(3);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::{Fixture, Running, lodger_only, skip, spawn, wait_for};
+use crate::weak::{Outcome, held_by};
 
 fn record_path(fixture: &Fixture, id: &str) -> PathBuf {
     fixture.path("state").join(id).join("state.json")
@@ -43,8 +44,8 @@ fn lives(process: &Running) -> bool {
 #[test]
 fn a_process_that_only_has_the_pid_is_left_alone() {
     lodger_only!("the record of a container");
-    let bystander = bystander();
-    let pid = bystander.pid();
+    let first = bystander();
+    let pid = first.pid();
     let now = start_time(pid);
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let cases = [
@@ -66,13 +67,40 @@ fn a_process_that_only_has_the_pid_is_left_alone() {
         fixture
             .bare(&["exec", "c", "true"])
             .fails(255, "stopped container");
-        assert!(lives(&bystander), "kill: {start_time} {boot_id}");
+        assert!(lives(&first), "kill: {start_time} {boot_id}");
         fixture.bare(&["delete", "-f", "c"]).ok();
-        assert!(lives(&bystander), "delete: {start_time} {boot_id}");
+        assert!(lives(&first), "delete: {start_time} {boot_id}");
         crate::harness::send_signal(
             u32::try_from(own["process"]["pid"].as_u64().unwrap()).unwrap(),
             "KILL",
         );
+    }
+}
+
+/// By the pid alone, the signal would reach whoever has it now.
+#[test]
+fn pid_reuse_is_seen_by_start_time_and_boot() {
+    lodger_only!("switching defences off");
+    for key in ["start_time", "boot_id"] {
+        held_by(&["ProcessIdentity"], || {
+            let bystander = bystander();
+            let mut fixture = Fixture::new();
+            fixture.sleeping("c");
+            let own = record(&fixture, "c");
+            let mut changed = own.clone();
+            changed["process"] =
+                json!({"pid": bystander.pid(), "start_time": start_time(bystander.pid())});
+            match key {
+                "boot_id" => changed["boot_id"] = "00000000-0000-4000-8000-000000000000".into(),
+                _ => changed["process"]["start_time"] = 1.into(),
+            }
+            write_record(&fixture, "c", &changed);
+            let ran = fixture.bare(&["kill", "c", "KILL"]);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let killed = !lives(&bystander);
+            write_record(&fixture, "c", &own);
+            Outcome::of(killed.then(|| "a bystander was killed".into()), ran.err)
+        });
     }
 }
 
@@ -130,6 +158,33 @@ fn an_outer_namespace_is_taken_only_if_it_is_the_recorded_one() {
         assert_ne!(own, recorded, "{pointer}: recorded");
         fixture.bare(&["delete", "-f", "second"]).ok();
         write_record(&fixture, "first", &right);
+    }
+}
+
+/// What differs from the record is some other namespace, however it came to be there.
+#[test]
+fn a_foreign_outer_namespace_is_not_joined() {
+    lodger_only!("switching defences off");
+    for pointer in [
+        "/user_namespace/outer/inode",
+        "/user_namespace/outer/device",
+    ] {
+        held_by(&["OuterIdentity"], || {
+            let mut fixture = Fixture::new();
+            fixture.sleeping("first");
+            let right = record(&fixture, "first");
+            let mut wrong = right.clone();
+            *wrong.pointer_mut(pointer).unwrap() = json!(1);
+            write_record(&fixture, "first", &wrong);
+            fixture.sleeping("second");
+            let taken = outer(&fixture, "second");
+            write_record(&fixture, "first", &right);
+            let joined = taken == wrong["user_namespace"]["outer"];
+            Outcome::of(
+                joined.then(|| format!("joined: {taken}")),
+                format!("{taken}"),
+            )
+        });
     }
 }
 
@@ -219,6 +274,30 @@ fn a_state_root_that_others_can_change_is_refused() {
     symlink(&root, fixture.path("link")).unwrap();
     list_in(&fixture, &fixture.path("link")).fails(1, "symbolic link");
     list_in(&fixture, Path::new("/usr")).fails(1, "it belongs to uid 0");
+}
+
+/// State that somebody else could have planted is not looked at.
+#[test]
+fn state_root_symlink_or_mode_777_is_refused() {
+    lodger_only!("switching defences off");
+    for hostile in ["link", "mode"] {
+        held_by(&["StateDirectory"], || {
+            let fixture = Fixture::new();
+            let root = fixture.path("root");
+            fs::create_dir_all(root.join("planted")).unwrap();
+            let mode = if hostile == "mode" { 0o777 } else { 0o700 };
+            fs::set_permissions(&root, fs::Permissions::from_mode(mode)).unwrap();
+            symlink(&root, fixture.path("link")).unwrap();
+            let ran = list_in(
+                &fixture,
+                &fixture.path(if hostile == "link" { "link" } else { "root" }),
+            );
+            Outcome::of(
+                ran.out.contains("planted").then(|| ran.out.clone()),
+                ran.err,
+            )
+        });
+    }
 }
 
 /// Containers that somebody else planted in a runtime directory that is not the caller's alone.

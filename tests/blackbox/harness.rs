@@ -62,6 +62,9 @@ pub(crate) fn runtime_binary() -> PathBuf {
     if peer() {
         return which(&under_test());
     }
+    if crate::weak::off().is_some() {
+        return crate::weak::binary();
+    }
     std::env::var_os("LODGER_BIN").map_or_else(
         || PathBuf::from(env!("CARGO_BIN_EXE_lodger")),
         PathBuf::from,
@@ -152,29 +155,36 @@ impl Running {
 
     /// Waits for its end, at most [`LIMIT`].
     pub(crate) fn wait(mut self) -> Ran {
+        self.wait_at_most(LIMIT).unwrap_or_else(|| {
+            let out = self.out();
+            let err = read_lossy(&self.directory.path().join("err"));
+            panic!(
+                "{} did not end; stdout {out:?} stderr {err:?}",
+                self.command
+            );
+        })
+    }
+
+    /// Waits for its end, at most `limit`.
+    pub(crate) fn wait_at_most(&mut self, limit: Duration) -> Option<Ran> {
         let begin = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            if begin.elapsed() > LIMIT {
-                let out = self.out();
-                let err = read_lossy(&self.directory.path().join("err"));
-                panic!(
-                    "{} did not end; stdout {out:?} stderr {err:?}",
-                    self.command
-                );
+            if begin.elapsed() > limit {
+                return None;
             }
             std::thread::sleep(Duration::from_millis(2));
         };
-        Ran {
+        Some(Ran {
             command: self.command.clone(),
             code: status
                 .code()
                 .unwrap_or_else(|| 128 + status.signal().unwrap()),
             out: self.out(),
             err: read_lossy(&self.directory.path().join("err")),
-        }
+        })
     }
 }
 
@@ -200,6 +210,7 @@ pub(crate) fn spawn(command: &mut Command, stdin: &[u8]) -> Running {
             .unwrap()
     };
     file("in").write_all(stdin).unwrap();
+    crate::weak::apply(command);
     command
         .stdin(fs::File::open(directory.path().join("in")).unwrap())
         .stdout(file("out"))
@@ -417,7 +428,8 @@ impl Drop for Fixture {
     fn drop(&mut self) {
         let mut report = String::new();
         for id in self.ids.take() {
-            let mut command = self.command(&["delete", "--force", &id]);
+            // An id may read as an option.
+            let mut command = self.command(&["delete", "--force", "--", &id]);
             let ran = spawn(&mut command, b"").wait();
             if ran.code != 0 {
                 let _ = writeln!(report, "delete --force {id}: {}", ran.err);

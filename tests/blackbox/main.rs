@@ -12,19 +12,36 @@
 )]
 
 mod attacks;
+mod audit;
 mod base;
+mod closed;
 mod config;
+mod cve_files;
+mod cve_paths;
+mod cve_process;
 mod errors;
 mod exec;
+mod features;
+mod flags;
 mod foreign;
 mod harness;
+mod help;
 mod isolation;
 mod kills;
 mod lifecycle;
+mod logs;
 mod nested;
 mod output;
 mod process;
+mod ps;
 mod pty;
+mod races;
 mod sockets;
 mod state;
+mod strings;
+mod sweep;
 mod terminal;
+mod tmux;
+mod tracing;
+mod verbs;
+mod weak;

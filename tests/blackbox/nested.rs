@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{Fixture, Ran, lodger_only, skip, spawn};
 
 /// Runs lodger in new user and mount namespaces, after `prepare`, a shell script in them; `options` are unshare(1)'s.
-fn nested(fixture: &Fixture, options: &[&str], prepare: &str, args: &[&str]) -> Ran {
+pub(crate) fn nested(fixture: &Fixture, options: &[&str], prepare: &str, args: &[&str]) -> Ran {
     fixture.write_config();
     let inner = fixture.command(args);
     let mut command = Command::new("/usr/bin/unshare");
@@ -24,14 +24,14 @@ fn nested(fixture: &Fixture, options: &[&str], prepare: &str, args: &[&str]) -> 
 }
 
 /// Whether unshare(1) can map the subordinate ids too (util-linux 2.38).
-fn maps_all() -> bool {
+pub(crate) fn maps_all() -> bool {
     let mut command = Command::new("/usr/bin/unshare");
     command.args(["--map-root-user", "--map-auto", "/bin/true"]);
     spawn(&mut command, b"").wait().code == 0
 }
 
 /// A bundle whose /dev is the host's: then only the masks need the host's /dev/null.
-fn on_host_dev() -> Fixture {
+pub(crate) fn on_host_dev() -> Fixture {
     let mut fixture = Fixture::with_own_root();
     let mounts = fixture.config["mounts"].as_array_mut().unwrap();
     mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));

@@ -184,6 +184,37 @@ fn spec_takes_a_bundle() {
 }
 
 #[test]
+fn spec_writes_to_another_file() {
+    lodger_only!("spec -f");
+    let fixture = Fixture::new();
+    for option in ["-f", "--file"] {
+        let name = format!("other{option}.json");
+        fixture.bare(&["spec", option, &name]).ok();
+        let text = read_lossy(&fixture.bundle().join(&name));
+        assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
+        fixture.bare(&["spec", option, &name]).fails(1, "it exists");
+    }
+    assert!(!fixture.bundle().join("config.json").exists());
+}
+
+#[test]
+fn spec_rootless_names_the_callers_ids_and_runs() {
+    let fixture = Fixture::with_own_root();
+    fixture.bare(&["spec", "--rootless"]).ok();
+    let path = fixture.bundle().join("config.json");
+    let mut config: Value = serde_json::from_str(&read_lossy(&path)).unwrap();
+    let uid = rustix::process::getuid().as_raw();
+    assert_eq!(
+        config["linux"]["uidMappings"],
+        serde_json::json!([{"containerID": 0, "hostID": uid, "size": 1}])
+    );
+    config["process"]["args"] = serde_json::json!(["/bin/sh", "-c", "id -u; id -G"]);
+    config["process"]["terminal"] = false.into();
+    fs::write(path, config.to_string()).unwrap();
+    assert!(fixture.bare(&["run", "c"]).ok().starts_with("0\n"));
+}
+
+#[test]
 fn an_unmodified_bundle_of_runc_spec_runs() {
     lodger_only!("running a bundle made for root");
     if !std::path::Path::new("/usr/sbin/runc").exists() {
