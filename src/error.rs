@@ -123,6 +123,19 @@ pub fn printable(text: &str) -> String {
     clean
 }
 
+/// JSON text with the control characters escaped that JSON lets stand (U+007F to U+009F); line breaks stay.
+pub fn printable_json(json: &str) -> String {
+    let mut clean = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() && c != '\n' {
+            clean.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
 /// Says what was being done when a step failed.
 pub trait Doing<T> {
     /// `what` (called only on failure) becomes the message, the present error its cause.
@@ -149,6 +162,15 @@ mod tests {
             "cannot do it\n  caused by: open(\"x\"): EPERM\n  hint: ask"
         );
         assert_eq!(error.message(), "cannot do it: open(\"x\"): EPERM");
+    }
+
+    #[test]
+    fn json_with_control_characters_means_the_same() {
+        let json = "{\n  \"a\": \"\u{9b}1m\u{7f}\\u001b\"\n}";
+        let clean = printable_json(json);
+        assert_eq!(clean, "{\n  \"a\": \"\\u009b1m\\u007f\\u001b\"\n}");
+        let value = |text| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&clean), value(json));
     }
 
     #[test]

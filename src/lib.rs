@@ -7,6 +7,8 @@
 pub mod bundle;
 pub mod cli;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod host;
 pub mod init;
 pub mod log;

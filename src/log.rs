@@ -1,57 +1,83 @@
-//! Where messages go: stderr for people, `--log FILE` for engines, as text or as JSON lines.
+//! Where messages go: stderr for people, `--log` for engines and the system's log, as text or as JSON lines.
 //!
 //! Engines parse the JSON (go-runc, containerd, podman): exactly `level`, `msg` and `time`, plus `hint`; on failure one
 //! object and nothing else, so notes are written only once the command has succeeded.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
-use std::fs::File;
 use std::io::Write as _;
-use std::path::Path;
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Metadata, Subscriber};
 
 use crate::error::{Error, Result, printable};
 use crate::plan::Note;
 
+mod sink;
+
+use sink::Sink;
+
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// `time="…" level=error msg="…"`
+    /// time="…" level=error msg="…"
     Text,
-    /// `{"level":"error","msg":"…","time":"…"}`
+    /// {"level":"error","msg":"…","time":"…"}, one object a line
     Json,
+}
+
+/// What is worth a line, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Level {
+    /// Why the command failed
+    Error,
+    /// What was adapted, and is not as the config asks
+    #[value(alias = "warn")]
+    Warning,
+    /// As warning: there is nothing in between
+    Info,
+    /// What is being done
+    Debug,
+    /// Everything there is
+    Trace,
 }
 
 /// Writes errors, notes and, if asked, debug lines.
 #[derive(Debug)]
 pub struct Log {
-    file: Option<File>,
+    sink: Option<Arc<Sink>>,
     format: Format,
+    level: Level,
 }
 
 impl Log {
-    /// A log to `path` if there is one, else to stderr only.
-    pub fn open(path: Option<&Path>, format: Format) -> Result<Self> {
-        let file = path.map(open_append).transpose()?;
-        Ok(Self { file, format })
+    /// A log to `target` (`[file:]PATH`, `journald:ID` or `syslog:ID`) if there is one, else to stderr only.
+    pub fn open(target: Option<&OsStr>, format: Format, level: Level) -> Result<Self> {
+        let target = target.filter(|target| !target.is_empty());
+        let sink = target.map(Sink::open).transpose()?.map(Arc::new);
+        Ok(Self {
+            sink,
+            format,
+            level,
+        })
     }
 
-    /// Prints debug lines from here on. To be called once.
-    pub fn trace_to(&self) -> Result<()> {
-        let sink = match &self.file {
-            Some(file) => Some(Mutex::new(file.try_clone().map_err(|error| {
-                Error::new("cannot duplicate the log's file descriptor").because(error)
-            })?)),
-            None => None,
-        };
+    /// Prints debug lines from here on, if the level asks for them. To be called once.
+    pub fn trace(&self) -> Result<()> {
+        if self.level < Level::Debug {
+            return Ok(());
+        }
         let lines = DebugLines {
-            sink,
+            sink: self.sink.clone(),
             format: self.format,
+            most: match self.level {
+                Level::Trace => tracing::Level::TRACE,
+                _ => tracing::Level::DEBUG,
+            },
         };
         tracing::subscriber::set_global_default(lines)
             .map_err(|error| Error::new("cannot start the debug log").because(error))
@@ -59,24 +85,32 @@ impl Log {
 
     /// Reports the failure of the command: once to the log, and always to stderr.
     pub fn error(&self, error: &Error) {
-        let line = self.line("error", &error.message(), error.hints().as_deref());
-        match (&self.file, self.format) {
-            (Some(file), _) => {
-                write_line(file, &line);
-                write_stderr(&format!("error: {error}\n"));
+        self.error_saying(error, &format!("error: {error}\n"));
+    }
+
+    /// As [`Log::error`], with `text` for a person in place of the error's own.
+    pub fn error_saying(&self, error: &Error, text: &str) {
+        let line = self.line(Level::Error, &error.message(), error.hints().as_deref());
+        match (&self.sink, self.format) {
+            (Some(sink), _) => {
+                sink.write(Level::Error, &line);
+                write_stderr(text);
             }
-            (None, Format::Text) => write_stderr(&format!("error: {error}\n")),
+            (None, Format::Text) => write_stderr(text),
             (None, Format::Json) => write_stderr(&line),
         }
     }
 
     /// Tells what was adapted: to the log if there is one, else to stderr.
     pub fn notes(&self, notes: &[Note]) {
+        if self.level < Level::Warning {
+            return;
+        }
         for note in notes {
             let text = format!("{}: {}", note.property, note.reason);
-            let line = self.line("warning", &text, Some(&note.remedy));
-            match (&self.file, self.format) {
-                (Some(file), _) => write_line(file, &line),
+            let line = self.line(Level::Warning, &text, Some(&note.remedy));
+            match (&self.sink, self.format) {
+                (Some(sink), _) => sink.write(Level::Warning, &line),
                 (None, Format::Json) => write_stderr(&line),
                 (None, Format::Text) => write_stderr(&printable(&format!(
                     "note: {text}\n  hint: {}\n",
@@ -86,25 +120,39 @@ impl Log {
         }
     }
 
-    fn line(&self, level: &str, message: &str, hint: Option<&str>) -> String {
+    fn line(&self, level: Level, message: &str, hint: Option<&str>) -> String {
         log_line(self.format, level, message, hint)
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the caller's own file, at the path she gave; it may be a FIFO or a terminal"
-)]
-fn open_append(path: &Path) -> Result<File> {
-    std::fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .map_err(|error| Error::new(format!("cannot open the log {path:?}")).because(error))
+impl Level {
+    /// The word in a line.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
-fn log_line(format: Format, level: &str, message: &str, hint: Option<&str>) -> String {
+impl From<tracing::Level> for Level {
+    fn from(level: tracing::Level) -> Self {
+        match level {
+            tracing::Level::ERROR => Self::Error,
+            tracing::Level::WARN => Self::Warning,
+            tracing::Level::INFO => Self::Info,
+            tracing::Level::DEBUG => Self::Debug,
+            tracing::Level::TRACE => Self::Trace,
+        }
+    }
+}
+
+fn log_line(format: Format, level: Level, message: &str, hint: Option<&str>) -> String {
     let time = humantime::format_rfc3339_seconds(SystemTime::now());
+    let level = level.word();
     match format {
         Format::Json => {
             let mut object = serde_json::json!({
@@ -129,23 +177,20 @@ fn log_line(format: Format, level: &str, message: &str, hint: Option<&str>) -> S
 }
 
 /// A message that cannot be written has nowhere else to go.
-fn write_line(mut file: &File, line: &str) {
-    let _nowhere_to_report = file.write_all(line.as_bytes());
-}
-
 fn write_stderr(text: &str) {
     let _nowhere_to_report = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// The debug log: every event of this program, one line each, no spans.
 struct DebugLines {
-    sink: Option<Mutex<File>>,
+    sink: Option<Arc<Sink>>,
     format: Format,
+    most: tracing::Level,
 }
 
 impl Subscriber for DebugLines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::DEBUG && metadata.target().starts_with("lodger")
+        *metadata.level() <= self.most && metadata.target().starts_with("lodger")
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -159,13 +204,10 @@ impl Subscriber for DebugLines {
     fn event(&self, event: &Event<'_>) {
         let mut message = Message(String::new());
         event.record(&mut message);
-        let line = log_line(self.format, "debug", &message.0, None);
+        let level = Level::from(*event.metadata().level());
+        let line = log_line(self.format, level, &message.0, None);
         match &self.sink {
-            Some(file) => {
-                if let Ok(file) = file.lock() {
-                    write_line(&file, &line);
-                }
-            }
+            Some(sink) => sink.write(level, &line),
             None => write_stderr(&line),
         }
     }
@@ -194,7 +236,7 @@ mod tests {
 
     #[test]
     fn json_line_has_the_keys_engines_parse() {
-        let line = log_line(Format::Json, "error", "no \"x\"", None);
+        let line = log_line(Format::Json, Level::Error, "no \"x\"", None);
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();
         let keys: Vec<&String> = object.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["level", "msg", "time"]);
@@ -204,7 +246,7 @@ mod tests {
 
     #[test]
     fn text_line_escapes_quotes_and_control_characters() {
-        let line = log_line(Format::Text, "error", "a\"b\u{1b}", Some("h"));
+        let line = log_line(Format::Text, Level::Error, "a\"b\u{1b}", Some("h"));
         assert!(
             line.ends_with("level=error msg=\"a\\\"b\\u{1b}\" hint=\"h\"\n"),
             "{line}"

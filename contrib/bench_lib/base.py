@@ -13,11 +13,15 @@ SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TASKS = {
     "run": "run /bin/true, cold",
     "warm": "run /bin/true, warm",
+    "terminal": "run -t /bin/true, cold",
     "cycle": "create + start + delete",
     "exec": "exec ID /bin/true",
     "state": "state ID",
+    "first": "run -d, the first of 100 alive",
+    "hundredth": "run -d, the last of 100 alive",
 }
 ALL_TASKS = frozenset(TASKS)
+CROWD_TASKS = frozenset({"first", "hundredth"})  # measured apart from the rounds, as is the memory of who stays
 
 Result = dict[str, Any]
 

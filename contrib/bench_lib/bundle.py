@@ -47,7 +47,7 @@ def make_mounts(gid_option: list[str]) -> list[dict[str, Any]]:
     return [{"destination": d, "type": t, "source": s, "options": o} for d, t, s, o in table]
 
 
-def make_config(user: pwd.struct_passwd, rootfs: Path, args: list[str]) -> dict[str, Any]:
+def make_config(user: pwd.struct_passwd, rootfs: Path, args: list[str], terminal: bool) -> dict[str, Any]:
     """What `runc spec` writes, with a user namespace of the user's ranges; helpers/floor.c does the same by hand."""
     uids = make_mappings("/etc/subuid", user, user.pw_uid)
     gids = make_mappings("/etc/subgid", user, user.pw_gid)
@@ -60,7 +60,7 @@ def make_config(user: pwd.struct_passwd, rootfs: Path, args: list[str]) -> dict[
     return {
         "ociVersion": "1.0.2",
         "process": {
-            "terminal": False,
+            "terminal": terminal,
             "user": {"uid": 0, "gid": 0},
             "args": args,
             "env": [f"PATH={SEARCH}", "TERM=xterm"],

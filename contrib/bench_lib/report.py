@@ -62,6 +62,22 @@ def size_table(rows: list[Result]) -> list[str]:
     return lines
 
 
+def staying_table(rows: list[Result]) -> list[str]:
+    lines = [f"{'memory of who stays with the container':<38}{'run peak':>11}{'share':>11}{'run -t peak':>13}{'share':>11}"]
+    for row in rows:
+        cells = row["staying"]
+        if not cells:
+            continue
+        reasons = [cell["reason"] for cell in cells.values() if "reason" in cell]
+        if reasons:
+            lines.append(f"  {row['name']:<36}  {reasons[0]}")
+            continue
+        figures = [cells[kind][key] for kind in ("run", "terminal") for key in ("peak_kib", "pss_kib")]
+        texts = ["unreadable" if figure is None else f"{figure / 1024:.2f} MiB" for figure in figures]
+        lines.append(f"  {row['name']:<36}{texts[0]:>11}{texts[1]:>11}{texts[2]:>13}{texts[3]:>11}")
+    return lines
+
+
 def targets(rows: list[Result]) -> list[Result]:
     """What lodger is to reach. `met` is false too where a figure is missing."""
 
@@ -73,13 +89,29 @@ def targets(rows: list[Result]) -> list[Result]:
         peak = row["tasks"]["run"].get("peak_kib")
         return peak / 1024 if peak else None
 
+    def staying_mib(name: str, kind: str) -> float | None:
+        row = next(row for row in rows if row["name"] == name)
+        peak = row["staying"].get(kind, {}).get("peak_kib")
+        return peak / 1024 if peak else None
+
+    crowd = quotient(median(rows, "lodger", "hundredth"), median(rows, "lodger", "first"))
     size = next(row["size"] for row in rows if row["name"] == "lodger")
     figures = [
         ("run cold, to crun", against_crun("run"), 0.6, ""),
         ("run warm, to crun's cold", against_crun("warm"), 0.35, ""),
+        ("run -t cold, to crun", against_crun("terminal"), 0.6, ""),
+        ("exec, to crun", against_crun("exec"), 0.6, ""),
         ("state, to crun", against_crun("state"), 0.25, ""),
+        ("start of the last of 100, to the first", crowd, 1.2, ""),
         ("binary size", size / 1e6, 5.0, " MB"),
         ("peak memory of run (limit: crun's)", peak_mib("lodger"), peak_mib("crun"), " MiB"),
+        ("who stays with run (limit: crun's)", staying_mib("lodger", "run"), staying_mib("crun", "run"), " MiB"),
+        (
+            "who stays with run -t (limit: crun's)",
+            staying_mib("lodger", "terminal"),
+            staying_mib("crun", "terminal"),
+            " MiB",
+        ),
     ]
     return [
         {"name": name, "value": value, "limit": limit, "unit": unit, "met": is_met(value, limit)}
@@ -96,10 +128,10 @@ def amount(value: float | None, unit: str) -> str:
 
 
 def target_table(goals: list[Result]) -> list[str]:
-    lines = [f"{'targets':<38}{'measured':>11}{'at most':>11}"]
+    lines = [f"{'targets':<40}{'measured':>11}{'at most':>11}"]
     for goal in goals:
         value, limit = (amount(goal[key], goal["unit"]) for key in ("value", "limit"))
-        lines.append(f"  {goal['name']:<36}{value:>11}{limit:>11}  {'met' if goal['met'] else 'NOT MET'}")
+        lines.append(f"  {goal['name']:<38}{value:>11}{limit:>11}  {'met' if goal['met'] else 'NOT MET'}")
     return lines
 
 
@@ -135,5 +167,5 @@ def report(result: Result) -> str:
     rows = result["rows"]
     blocks = [header_lines(result["machine"], rows)]
     blocks += [task_table(rows, task) for task in TASKS]
-    blocks += [size_table(rows), target_table(result["targets"])]
+    blocks += [size_table(rows), staying_table(rows), target_table(result["targets"])]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from .base import TASKS, Result, die, say
+from .crowd import measure_crowds
 from .lab import Failed, Lab, Sample
 from .rows import Floor, Row, make_rows
+from .staying import measure_staying
 
 WARM_UP = 3
-COLD_TASKS = ("run", "cycle")
+COLD_TASKS = ("run", "terminal", "cycle")
 HELD_TASKS = ("warm", "exec", "state")  # while a container of each runtime sleeps
 
 
@@ -63,6 +65,12 @@ class Rounds:
             row.prove_run()
         except Failed as failure:
             self.give_up(row, tuple(row.tasks), str(failure))
+            return
+        try:
+            if "terminal" in row.tasks:
+                row.prove_terminal()
+        except Failed as failure:
+            self.give_up(row, ("terminal",), str(failure))
 
     def give_up(self, row: Row, tasks: tuple[str, ...], reason: str) -> None:
         """Measures these tasks no more, and holds no container if it was for them."""
@@ -102,6 +110,11 @@ class Rounds:
             if counted:
                 self.samples.setdefault(key, []).append(sample)
 
+    def take(self, samples: dict[tuple[str, str], list[Sample]], reasons: dict[tuple[str, str], str]) -> None:
+        """Samples that were taken apart from the rounds."""
+        self.samples.update(samples)
+        self.reasons.update({key: reason for key, reason in reasons.items() if key not in self.reasons})
+
     @staticmethod
     def progress(number: int, count: int) -> None:
         if sys.stderr.isatty():
@@ -134,13 +147,14 @@ def version_of(program: Path | None, env: dict[str, str]) -> str:
     return lines[0] if lines and not answer.returncode else ""
 
 
-def describe(row: Row, rounds: Rounds) -> Result:
+def describe(row: Row, rounds: Rounds, staying: dict[str, Result]) -> Result:
     return {
         "name": row.name,
         "program": row.path if row.program else None,
         "version": "" if isinstance(row, Floor) else version_of(row.program, row.lab.env),
         "size": row.program.stat().st_size if row.program else None,
         "tasks": {task: rounds.cell(row, task) for task in TASKS if task in row.tasks},
+        "staying": staying.get(row.name, {}),
     }
 
 
@@ -160,7 +174,10 @@ def measure_everything(setup: Setup) -> list[Result]:
     rounds = Rounds(rows)
     try:
         rounds.run(setup.rounds)
-        return [describe(row, rounds) for row in rows]
+        working = [row for row in rounds.rows if (row.name, "run") not in rounds.reasons]
+        rounds.take(*measure_crowds(working))
+        staying = measure_staying(working)
+        return [describe(row, rounds, staying) for row in rows]
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)

@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .base import ALL_TASKS, say, which
+from .base import ALL_TASKS, CROWD_TASKS, say, which
 from .lab import PROOF, Failed, Lab, Sample, add, has_ended, read_pid, wait_until
 
 
@@ -32,6 +32,9 @@ class Row:
     def prove_run(self) -> None:
         """Fails unless `run` runs the program: a runtime that does nothing is fast."""
         raise NotImplementedError
+
+    def prove_terminal(self) -> None:
+        """The same for `run` on a terminal, which the program must have too."""
 
     def prove_held(self) -> None:
         """The same for `exec` and `state`, while a container is held."""
@@ -74,6 +77,17 @@ class Oci(Row):
     def prove_run(self) -> None:
         name = self.new_container()
         self.lab.prove(self.argv("run", "-b", self.lab.proof, name))
+        self.alive.discard(name)
+
+    def terminal(self) -> Sample:
+        name = self.new_container()
+        sample = self.lab.timed(self.argv("run", "-b", self.lab.terminal_bundle, name), terminal=True)
+        self.alive.discard(name)
+        return sample
+
+    def prove_terminal(self) -> None:
+        name = self.new_container()
+        self.lab.prove(self.argv("run", "-b", self.lab.terminal_proof, name), terminal=True)
         self.alive.discard(name)
 
     def prove_held(self) -> None:
@@ -215,5 +229,5 @@ def make_rows(lab: Lab, lodger: Path, floor: Path) -> list[Row]:
     rows += [oci(name, which(name), peer_tasks) for name in ("crun", "runc", "youki")]
     bwrap = which("bwrap")
     rows.append(Bwrap("bwrap", Path(bwrap) if bwrap else None, lab, frozenset({"run"})))
-    rows.append(Floor("kernel alone", floor, lab))
+    rows.append(Floor("kernel alone", floor, lab, ALL_TASKS - CROWD_TASKS - {"terminal"}))
     return rows

@@ -20,7 +20,8 @@ mod support;
 mod template;
 mod validate;
 
-pub use template::template;
+pub use support::is_supported;
+pub use template::{rootless_template, template};
 
 /// The largest config.json that is read, in bytes.
 const CONFIG_LIMIT: usize = 16 << 20;
@@ -155,9 +156,40 @@ impl Bundle {
         if !directory.is_absolute() {
             return Err(BundleError::Relative(directory.to_owned()));
         }
-        let config = sys::path::read_regular(&directory.join("config.json"), CONFIG_LIMIT)
-            .map_err(BundleError::Read)?;
+        Self::open_with(directory, &directory.join("config.json"))
+    }
+
+    /// As [`Bundle::open`], with the configuration in `file`.
+    pub fn open_with(directory: &Path, file: &Path) -> Result<Self, BundleError> {
+        let config = sys::path::read_regular(file, CONFIG_LIMIT).map_err(BundleError::Read)?;
         Self::parse(directory.to_owned(), config)
+    }
+
+    /// As [`Bundle::parse`], with `process`, the text of a process (config.md, "process"), in place of the one in `config`.
+    /// Its problems have the pointers they would have in config.json.
+    pub fn parse_with_process(
+        directory: PathBuf,
+        config: &[u8],
+        process: &[u8],
+    ) -> Result<Self, BundleError> {
+        let mut value = json::parse(config)?;
+        let process = json::parse(process)?;
+        if let Some(members) = value.as_object_mut() {
+            members.insert("process".to_owned(), process);
+        }
+        let text = serde_json::to_vec(&value).map_err(|e| BundleError::NotJson {
+            message: e.to_string(),
+            line: e.line(),
+            column: e.column(),
+        })?;
+        Self::parse(directory, text)
+    }
+
+    /// Gives the process a terminal, whatever the configuration says.
+    pub fn give_terminal(&mut self) {
+        if let Some(process) = self.spec.process_mut() {
+            process.set_terminal(Some(true));
+        }
     }
 
     /// Checks `config`, the text of config.json of the bundle in `directory`. Does no I/O.

@@ -9,7 +9,6 @@ use super::raw::visit;
 
 /// Properties that are refused; `*` stands for any array element or object member.
 const REFUSED: &[&str] = &[
-    "/process/terminal",
     "/process/apparmorProfile",
     "/process/selinuxLabel",
     "/process/scheduler",
@@ -56,6 +55,11 @@ const FOREIGN: &[(&str, &str)] = &[
 
 /// Mount options of config.md that are refused.
 const REFUSED_MOUNT_OPTIONS: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
+
+/// Whether the property that `pattern` names is done, and not refused; `*` stands as in the table.
+pub fn is_supported(pattern: &str) -> bool {
+    !REFUSED.contains(&pattern)
+}
 
 /// Takes from `config` what is in the tables, and lists what of it asked for something.
 pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {

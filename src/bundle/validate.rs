@@ -120,6 +120,7 @@ fn process(process: &Process, problems: &mut Problems) {
         };
         problems.add(format!("/process/env/{index}"), message);
     }
+    console_size(process, problems);
     rlimits(process, problems);
     let umask = process.user().umask().unwrap_or(0);
     problems.add_if(
@@ -133,6 +134,21 @@ fn process(process: &Process, problems: &mut Problems) {
         "/process/oomScoreAdj",
         "is not within -1000 and 1000",
     );
+}
+
+/// What is ignored without a terminal may be anything.
+fn console_size(process: &Process, problems: &mut Problems) {
+    let Some(size) = process
+        .console_size()
+        .filter(|_| process.terminal() == Some(true))
+    else {
+        return;
+    };
+    for (name, value) in [("height", size.height()), ("width", size.width())] {
+        let pointer = format!("/process/consoleSize/{name}");
+        let wrong = value > u64::from(u16::MAX);
+        problems.add_if(wrong, &pointer, "is more than a terminal can have: 65535");
+    }
 }
 
 fn rlimits(process: &Process, problems: &mut Problems) {

@@ -207,9 +207,9 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "/linux/resources/memory: not supported yet",
     ),
     (
-        "/process/terminal",
-        r#"true"#,
-        "/process/terminal: not supported yet",
+        "/process",
+        r#"{"args": ["x"], "cwd": "/", "terminal": true, "consoleSize": {"height": 65536, "width": 80}}"#,
+        "/process/consoleSize/height: is more than a terminal can have: 65535",
     ),
     (
         "/mounts/1/options/-",

@@ -2,17 +2,28 @@
 
 use std::path::PathBuf;
 
+use super::exit_file::ExitFile;
+use super::io::{Front, Io};
 use super::{Global, protect};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
+use crate::init::Manner;
 use crate::log::Log;
-use crate::plan::{self, Plan};
-use crate::spawn::{Creation, Made, PidFile, Until, wait_in_foreground};
+use crate::plan::{self, CapabilitySet, Note, Plan};
+use crate::spawn::{Creation, Made, Until, wait_in_foreground};
 use crate::state::{Entry, Store, check_id};
 use crate::{sys, userns};
 
 /// Create a container: everything is set up, and the program waits for `start`
+///
+/// What the config asks for and cannot be had is an error now, not at `start`; so is a program that is not there. A
+/// container with a terminal needs --console-socket, as lodger does not stay.
+///
+/// Examples:
+///   lodger create web                       # the bundle is the working directory
+///   lodger create -b /srv/web --pid-file p web && lodger start web
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     common: Common,
@@ -20,24 +31,58 @@ pub(crate) struct CreateArgs {
 
 /// Create and start a container, and stay with it until it ends
 ///
-/// Signals are passed on, and the exit status is the container's: 128 + n when signal n ended it.
+/// Signals are passed on, and the exit status is the container's: 128 + n when signal n ended it, 1 when it could not be
+/// run. Its state is removed at the end. With a terminal (process.terminal or -t), yours becomes raw as long as it runs, and
+/// the container's follows its size.
+///
+/// Examples:
+///   lodger run web                          # the bundle is the working directory
+///   lodger run -t web                       # with a terminal, whatever the config says
+///   lodger run -d --pid-file web.pid web    # returns once the program runs
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     common: Common,
     /// Return once the program runs
     #[arg(short, long)]
     detach: bool,
+    /// Keep the state once the container has ended, until `delete`
+    #[arg(long)]
+    keep: bool,
+    /// Write how the container ended to FILE, as JSON
+    ///
+    /// An object with `code` (null after a signal), `signal` (null after an exit) and `rusage` (getrusage(2) of the
+    /// program and the children it waited for: times in microseconds, max_rss in KiB). lodger has to stay for it.
+    #[arg(long, value_name = "FILE", conflicts_with = "detach")]
+    exit_file: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// The bundle: a directory with config.json
+    /// The bundle: a directory with config.json and, most often, the root filesystem
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
-    /// Write the pid of the container's process to FILE
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
+    /// Read FILE instead of the bundle's config.json
+    #[arg(short = 'f', long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Give the program a terminal, whatever the config says
+    #[arg(short, long)]
+    tty: bool,
+    #[command(flatten)]
+    io: Io,
+    /// Change the root without pivot_root(2), which a host with an initramfs for its root refuses
+    ///
+    /// The container's root is moved over the host's, which stays beneath it: a container that has CAP_SYS_ADMIN could take
+    /// its root away again and see the host's files with your rights, and is refused.
+    #[arg(long)]
+    no_pivot: bool,
+    /// Let the container share your session keyring, instead of a new one
+    #[arg(long)]
+    no_new_keyring: bool,
+    /// Accepted for runc's callers: lodger never makes itself a subreaper
+    #[arg(long)]
+    no_subreaper: bool,
     /// The container's id: letters, digits and _ + - .
     #[arg(value_name = "ID")]
     id: String,
@@ -45,66 +90,120 @@ struct Common {
 
 /// Does what `create` asks.
 pub(crate) fn create(global: &Global, args: CreateArgs, log: &Log) -> Result<u8> {
-    let (made, _) = make(global, &args.common, Until::Created)?;
-    log.notes(&made.notes);
+    let making = make(global, &args.common, Until::Created)?;
+    log.notes(&making.made.notes);
     Ok(0)
 }
 
 /// Does what `run` asks.
 pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
     if args.detach {
-        let (made, _) = make(global, &args.common, Until::Detached)?;
-        log.notes(&made.notes);
+        let making = make(global, &args.common, Until::Detached)?;
+        log.notes(&making.made.notes);
         return Ok(0);
     }
+    let exit_file = args.exit_file.as_deref().map(ExitFile::prepare);
+    let exit_file = exit_file.transpose()?;
     sys::signal::block_all().doing(|| "cannot block signals".to_owned())?;
-    let (made, (store, entry)) = make(global, &args.common, Until::Foreground)?;
+    let Making {
+        made,
+        store,
+        entry,
+        front,
+        has_size,
+    } = make(global, &args.common, Until::Foreground)?;
     log.notes(&made.notes);
     entry.unlock()?;
-    let exit = wait_in_foreground(&made.child)?;
+    let relay = front.show(made.console, has_size)?;
+    let ended = wait_in_foreground(&made.child, relay)?;
+    let told = exit_file.map_or(Ok(()), |file| file.write(ended));
     // Somebody else's `delete` may have been faster.
-    if entry.lock().is_ok() {
+    if !args.keep && entry.lock().is_ok() {
         store.remove(&entry)?;
     }
-    Ok(exit.shell_code())
+    told.map(|()| ended.exit.shell_code())
 }
 
-fn make(global: &Global, common: &Common, until: Until) -> Result<(Made, (Store, Entry))> {
+/// A container that was made, and what is needed to stay with it.
+struct Making {
+    made: Made,
+    store: Store,
+    entry: Entry,
+    front: Front,
+    has_size: bool,
+}
+
+fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(&common.id)?;
     sys::signal::keep_ended_children().doing(|| "cannot wait for children".to_owned())?;
-    let pid_file = common
-        .pid_file
-        .as_deref()
-        .map(PidFile::prepare)
-        .transpose()?;
+    let preserved = common.io.preserved()?;
     let facts = HostFacts::probe();
-    protect::against_overwriting(&facts)?;
+    protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
     // The helpers work while the config is read.
     let outer = plan::idmap::outer(&facts);
     tracing::debug!(state = ?store.path(), ?outer, "entering the outer user namespace");
     let entering = userns::begin(&outer, &store)?;
-    let bundle = super::spec::open_bundle(&common.bundle)?;
-    let plan = Plan::compute(&bundle, &facts).map_err(|p| super::spec::problems(&p))?;
+    let mut bundle = super::spec::open_bundle(&common.bundle, common.config.as_deref())?;
+    if common.tty {
+        bundle.give_terminal();
+    }
+    let mut plan = Plan::compute(&bundle, &facts).map_err(|p| super::spec::problems(&p))?;
+    if common.no_pivot {
+        plan.notes.push(without_pivot(&plan)?);
+    }
     tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
+    let terminal = plan.process.terminal;
+    let outlets = common
+        .io
+        .outlets(terminal.is_some(), until != Until::Foreground)?;
+    let front = Front::prepare(terminal.is_some() && until == Until::Foreground)?;
     let entry = store
         .create(&common.id)
         .map_err(|e| e.within(format!("cannot create container {:?}", common.id)))?;
+    let manner = Manner {
+        keyring: (!common.no_new_keyring).then(|| format!("_ses.{}", common.id)),
+        preserved,
+        no_pivot: common.no_pivot,
+    };
     let creation = Creation {
         bundle: &bundle,
         plan: &plan,
+        manner,
         owner: facts
             .user_name
             .clone()
             .unwrap_or_else(|| facts.uid.to_string()),
         entry: &entry,
-        pid_file,
+        outlets,
         until,
     };
     match creation.make(entering) {
-        Ok(made) => Ok((made, (store, entry))),
+        Ok(made) => Ok(Making {
+            made,
+            store,
+            entry,
+            front,
+            has_size: terminal.is_some_and(|terminal| terminal.size.is_some()),
+        }),
         Err(error) => Err(undone(&store, &entry, error)),
     }
+}
+
+/// The note on a root that was not pivoted, or why it cannot be done.
+fn without_pivot(plan: &Plan) -> Result<Note> {
+    const SYS_ADMIN: &str = "CAP_SYS_ADMIN";
+    let admin = CapabilitySet::number(SYS_ADMIN);
+    if admin.is_some_and(|number| plan.process.capabilities.bounding.has(number)) {
+        return Err(Error::new("cannot change the root without pivot_root(2)")
+            .because("the container has CAP_SYS_ADMIN, and could take its root away and reach the host's")
+            .hint("take CAP_SYS_ADMIN out of /process/capabilities, or do without --no-pivot"));
+    }
+    Ok(Note::new(
+        "/root",
+        "the host's root stays mounted beneath the container's, out of reach of its processes (--no-pivot)",
+        "do without --no-pivot where pivot_root(2) works",
+    ))
 }
 
 /// Removes the state of a container that could not be made; a second failure is part of the one error.

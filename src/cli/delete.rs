@@ -1,43 +1,75 @@
 //! `delete`.
 
-use super::Global;
+use super::{Global, select};
 use crate::error::{Doing, Error, Result};
-use crate::state::{Entry, Record, Status, Store};
+use crate::log::Log;
+use crate::plan::Note;
+use crate::state::{Entry, Members, Record, Status, Store};
 use crate::sys;
+use crate::sys::ns::flag;
 
 /// How long a killed process may take to be gone, in milliseconds.
 const PATIENCE: i32 = 10_000;
 
 /// Remove a container that has stopped
+///
+/// A container that was created and never started is ended first, and so are processes that outlived the first one in
+/// the host's pid namespace. The bundle and its root filesystem stay as they are.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  lodger delete web
+  lodger delete -f web          whatever its status
+  lodger delete -f -r '^test-'  all containers whose id begins with test-
+
+Exit status:
+  0  the container is gone; with --force, also if there was none
+  1  it runs (without --force), does not exist, or could not be ended")]
 pub(crate) struct Args {
     /// Kill it first if it runs; a container that does not exist is no failure
     #[arg(short, long)]
     force: bool,
+    /// ID is a regular expression: every container whose id it matches is removed
+    #[arg(short, long)]
+    regex: bool,
     /// The container's id
     #[arg(value_name = "ID")]
     id: String,
 }
 
 /// Does what `delete` asks.
-pub(crate) fn delete(global: &Global, args: &Args) -> Result<u8> {
-    let what = || format!("cannot delete container {:?}", args.id);
-    crate::state::check_id(&args.id).map_err(|e| e.within(what()))?;
-    let Some((store, entry)) = find(global, &args.id)? else {
-        if args.force {
-            return Ok(0);
+pub(crate) fn delete(global: &Global, args: &Args, log: &Log) -> Result<u8> {
+    if args.regex {
+        return select::each_matching(global, &args.id, "delete", |id| {
+            one(global, id, args.force, log)
+        });
+    }
+    one(global, &args.id, args.force, log)?;
+    Ok(0)
+}
+
+fn one(global: &Global, id: &str, force: bool, log: &Log) -> Result<()> {
+    let what = || format!("cannot delete container {id:?}");
+    crate::state::check_id(id).map_err(|e| e.within(what()))?;
+    let Some((store, entry)) = find(global, id)? else {
+        if force {
+            return Ok(());
         }
         return Err(Error::new("container does not exist").within(what()));
     };
+    let mut notes = Vec::new();
     match entry.record() {
-        Ok(record) => end(&entry, record.as_ref(), args.force).map_err(|e| e.within(what()))?,
+        Ok(record) => {
+            end(&entry, record.as_ref(), force, &mut notes).map_err(|e| e.within(what()))?;
+        }
         // Damaged: with --force the state goes, and with it all we know.
-        Err(error) if !args.force => return Err(error.within(what())),
+        Err(error) if !force => return Err(error.within(what())),
         Err(error) => tracing::debug!("removing the damaged state: {}", error.message()),
     }
     tracing::debug!(id = entry.id(), state = ?store.path(), "removing the state");
     store.remove(&entry)?;
-    Ok(0)
+    log.notes(&notes);
+    Ok(())
 }
 
 /// The container's directory, locked; `None` when it does not exist.
@@ -56,16 +88,39 @@ fn find(global: &Global, id: &str) -> Result<Option<(Store, Entry)>> {
     Ok(Some((store, entry)))
 }
 
-/// Makes sure that the container's process is gone.
-fn end(entry: &Entry, record: Option<&Record>, force: bool) -> Result<()> {
+/// Makes sure that the container's processes are gone.
+fn end(entry: &Entry, record: Option<&Record>, force: bool, notes: &mut Vec<Note>) -> Result<()> {
     let status = entry.status(record);
     if status == Status::Running && !force {
         return Err(Error::new("container still running")
             .hint(format!("`lodger delete -f {}` kills it first", entry.id())));
     }
-    let Some(record) = record else {
-        return Ok(());
-    };
+    match record {
+        None => Ok(()),
+        // The kernel ends a pid namespace with its first process.
+        Some(record) if record.namespaces & flag::PID != 0 => end_first(record),
+        Some(record) => end_all(record, force, notes),
+    }
+}
+
+/// Ends the processes of a container in the host's pid namespace.
+fn end_all(record: &Record, force: bool, notes: &mut Vec<Note>) -> Result<()> {
+    let members = Members::of(record)?;
+    match members.signal(nix::libc::SIGKILL) {
+        Err(error) if force && !members.is_certain() => {
+            notes.push(Note {
+                property: "/linux/namespaces".to_owned(),
+                reason: error.message(),
+                remedy: error.hints().unwrap_or_default(),
+            });
+            Ok(())
+        }
+        ended => ended.map(|_| ()),
+    }
+}
+
+/// Ends the container's first process.
+fn end_first(record: &Record) -> Result<()> {
     let Some(pidfd) = record.process.open(&record.boot_id)? else {
         return Ok(());
     };

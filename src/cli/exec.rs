@@ -2,58 +2,110 @@
 
 use std::path::PathBuf;
 
-use super::user::parse_user;
+use super::io::{Front, Io};
+use super::user::{parse_groups, parse_user};
 use super::{Global, protect};
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, BundleError};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
-use crate::plan::{self, Ids, Process};
-use crate::spawn::{PidFile, wait_in_foreground};
+use crate::init::Manner;
+use crate::log::Log;
+use crate::plan::{self, CapabilitySet, Ids, Process};
+use crate::spawn::{Joining, wait_in_foreground};
 use crate::state::{Entry, Record, Status, Store};
 use crate::sys;
 
+/// The largest process file, in bytes.
+const PROCESS_LIMIT: usize = 16 << 20;
+
 /// Run another process in a running container
 ///
-/// It gets the environment, capabilities and limits of the container's own process. The exit status is its own, or
-/// 255 when it could not be run.
+/// It gets the environment, user, capabilities and limits of the container's own process, changed by the options, and its
+/// standard streams are yours. Options end at the container's id. The exit status is its own, 128 + n when signal n ended it,
+/// or 255 when it could not be run.
+///
+/// Examples:
+///   lodger exec -t web bash
+///   lodger exec -u 1000:1000 -e LANG=C.UTF-8 --cwd /tmp web ls -l
+///   lodger exec --process process.json -d --pid-file p web
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Args {
+    /// Give it a terminal, shown on yours
+    #[arg(short, long)]
+    tty: bool,
+    /// Return once the process runs
+    #[arg(short, long)]
+    detach: bool,
     /// Run as UID or UID:GID of the container
     #[arg(short, long, value_name = "UID[:GID]")]
     user: Option<String>,
+    /// Add a supplementary group of the container
+    #[arg(short = 'g', long = "additional-gids", value_name = "GID")]
+    additional_gids: Vec<String>,
     /// Set an environment variable
     #[arg(short, long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     /// The working directory
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
-    /// Return once the process runs
-    #[arg(short, long)]
-    detach: bool,
-    /// Write the pid of the process to FILE
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-    /// The container's id
-    #[arg(value_name = "ID")]
-    id: String,
-    /// The program and its arguments
-    #[arg(
-        value_name = "COMMAND",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
-    command: Vec<String>,
+    /// Add a capability to the bounding, effective and permitted sets
+    #[arg(short, long, value_name = "CAP")]
+    cap: Vec<String>,
+    /// Let it gain no privileges by execve(2) (no_new_privs)
+    #[arg(long)]
+    no_new_privs: bool,
+    /// Take the process from FILE: a JSON object as `process` in config.json
+    ///
+    /// It takes the place of the container's own process; the other options change it.
+    #[arg(short, long, value_name = "FILE")]
+    process: Option<PathBuf>,
+    #[command(flatten)]
+    io: Io,
+    /// Run it although the container is paused
+    ///
+    /// Containers cannot be paused yet, so that this is always so.
+    #[arg(long)]
+    ignore_paused: bool,
+    /// Refused: containers have no cgroup yet
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<String>,
+    /// Refused: SELinux labels are not supported yet
+    #[arg(long, value_name = "LABEL")]
+    process_label: Option<String>,
+    /// Refused: AppArmor profiles are not supported yet
+    #[arg(long, value_name = "PROFILE")]
+    apparmor: Option<String>,
+    /// The container's id, then the program and its arguments
+    ///
+    /// Everything after the id belongs to the program, whatever it begins with. With --process it may be left out.
+    #[arg(value_names = ["ID", "COMMAND"], required = true, num_args = 1.., trailing_var_arg = true)]
+    words: Vec<String>,
+}
+
+impl Args {
+    fn id(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
 }
 
 /// Does what `exec` asks.
-pub(crate) fn exec(global: &Global, args: Args) -> Result<u8> {
-    let what = format!("cannot exec in container {:?}", args.id);
-    try_exec(global, args).map_err(|error| error.within(what).exit(Error::EXEC_FAILURE))
+pub(crate) fn exec(global: &Global, args: Args, log: &Log) -> Result<u8> {
+    let what = format!("cannot exec in container {:?}", args.id());
+    try_exec(global, &args, log).map_err(|error| error.within(what).exit(Error::EXEC_FAILURE))
 }
 
-fn try_exec(global: &Global, args: Args) -> Result<u8> {
-    let entry = Store::find_in(global.root.as_deref(), &args.id)?;
+fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
+    refuse(args)?;
+    if args.command().is_empty() && args.process.is_none() {
+        return Err(Error::new("there is no program to run")
+            .hint("name it after the container's id, or give --process FILE"));
+    }
+    let entry = Store::find_in(global.root.as_deref(), args.id())?;
     let record = entry.existing_record()?;
     match entry.status(Some(&record)) {
         Status::Running | Status::Created => {}
@@ -62,10 +114,13 @@ fn try_exec(global: &Global, args: Args) -> Result<u8> {
         }
     }
     sys::signal::keep_ended_children().doing(|| "cannot wait for children".to_owned())?;
+    let preserved = args.io.preserved()?;
     let facts = HostFacts::probe();
-    protect::against_overwriting(&facts)?;
-    let process = process(&entry, &record, &facts, &args)?;
-    let pid_file = args.pid_file.as_deref().map(PidFile::prepare).transpose()?;
+    protect::against_overwriting(&facts, preserved.count)?;
+    let process = process(&entry, &record, &facts, args)?;
+    let terminal = process.terminal;
+    let outlets = args.io.outlets(terminal.is_some(), args.detach)?;
+    let front = Front::prepare(terminal.is_some() && !args.detach)?;
     if !args.detach {
         sys::signal::block_all().doing(|| "cannot block signals".to_owned())?;
     }
@@ -74,23 +129,61 @@ fn try_exec(global: &Global, args: Args) -> Result<u8> {
         uid = process.uid,
         "joining the container"
     );
-    let child = crate::spawn::exec(&record, &process, pid_file.as_ref())?;
+    let member = crate::spawn::exec(&Joining {
+        record: &record,
+        process: &process,
+        manner: Manner {
+            keyring: record.keyring.clone(),
+            preserved,
+            no_pivot: false,
+        },
+        outlets,
+    })?;
+    log.notes(&member.notes);
     if args.detach {
         return Ok(0);
     }
-    Ok(wait_in_foreground(&child)?.shell_code())
+    let relay = front.show(
+        member.console,
+        terminal.is_some_and(|terminal| terminal.size.is_some()),
+    )?;
+    Ok(wait_in_foreground(&member.child, relay)?.exit.shell_code())
 }
 
-/// The container's own process, from the snapshot of its config, changed as the options say.
+/// What other runtimes do and this one cannot do yet.
+fn refuse(args: &Args) -> Result<()> {
+    let table = [
+        ("--cgroup", &args.cgroup, "containers have no cgroup yet"),
+        (
+            "--process-label",
+            &args.process_label,
+            "SELinux labels are not supported yet",
+        ),
+        (
+            "--apparmor",
+            &args.apparmor,
+            "AppArmor profiles are not supported yet",
+        ),
+    ];
+    match table.iter().find(|(_, given, _)| given.is_some()) {
+        Some((option, _, why)) => Err(Error::new(format!("cannot do what {option} asks for"))
+            .because(why)
+            .hint(format!("do without {option}"))),
+        None => Ok(()),
+    }
+}
+
+/// The process to run: the container's own, from the snapshot of its config, or that of the process file; changed as the
+/// options say.
 fn process(entry: &Entry, record: &Record, facts: &HostFacts, args: &Args) -> Result<Process> {
-    let bundle = Bundle::parse(record.bundle.clone(), entry.config()?)
-        .map_err(|error| super::spec::explain(&error))?;
-    let mut wanted = bundle
+    let mut wanted = template(entry, record, args)?
         .spec
         .process()
         .clone()
         .ok_or_else(|| Error::new("the container's config has no process"))?;
-    wanted.set_args(Some(args.command.clone()));
+    if !args.command().is_empty() {
+        wanted.set_args(Some(args.command().to_vec()));
+    }
     let env = wanted.env().clone().unwrap_or_default();
     wanted.set_env(Some(merged(env, &args.env)?));
     if let Some(cwd) = &args.cwd {
@@ -101,22 +194,87 @@ fn process(entry: &Entry, record: &Record, facts: &HostFacts, args: &Args) -> Re
         }
         wanted.set_cwd(cwd.clone());
     }
-    if let Some(user) = &args.user {
-        let (uid, gid) = parse_user(user)?;
-        let mut changed = wanted.user().clone();
-        changed.set_uid(uid);
-        changed.set_gid(gid.unwrap_or_else(|| changed.gid()));
-        wanted.set_user(changed);
+    // The terminal of the container's own process is not this one's.
+    if args.tty || args.process.is_none() {
+        wanted.set_terminal(Some(args.tty));
     }
+    if args.no_new_privs {
+        wanted.set_no_new_privileges(Some(true));
+    }
+    change_user(&mut wanted, args)?;
     let own = record.user_namespace.as_ref();
     let ids = Ids {
         maps: own.map(|own| (own.uid_map.as_slice(), own.gid_map.as_slice())),
         setgroups: own.map_or(facts.setgroups_allowed, |own| own.setgroups),
         facts,
     };
-    let (process, _) =
-        plan::process(&wanted, ids).map_err(|found| super::spec::problems(&found))?;
+    let (mut process, _) = plan::process(&wanted, ids)
+        .map_err(|found| about_file(super::spec::problems(&found), args))?;
+    add_capabilities(&mut process, &args.cap, facts)?;
     Ok(process)
+}
+
+/// The error, if it is about the process file, with its name.
+fn about_file(error: Error, args: &Args) -> Error {
+    match &args.process {
+        Some(path) => error.within(format!("cannot use the process file {path:?}")),
+        None => error,
+    }
+}
+
+fn template(entry: &Entry, record: &Record, args: &Args) -> Result<Bundle> {
+    let config = entry.config()?;
+    let directory = record.bundle.clone();
+    let Some(path) = &args.process else {
+        return Bundle::parse(directory, config).map_err(|error| super::spec::explain(&error));
+    };
+    let what = || format!("cannot use the process file {path:?}");
+    let text = sys::path::read_regular(path, PROCESS_LIMIT).doing(what)?;
+    Bundle::parse_with_process(directory, &config, &text).map_err(|error| match error {
+        BundleError::Invalid(_) => about_file(super::spec::explain(&error), args),
+        // Its words are about a file that is most often config.json.
+        other => Error::new(what()).because(other.to_string().replacen("config.json", "it", 1)),
+    })
+}
+
+fn change_user(wanted: &mut oci_spec::runtime::Process, args: &Args) -> Result<()> {
+    let mut user = wanted.user().clone();
+    if let Some(text) = &args.user {
+        let (uid, gid) = parse_user(text)?;
+        user.set_uid(uid);
+        user.set_gid(gid.unwrap_or_else(|| user.gid()));
+    }
+    if !args.additional_gids.is_empty() {
+        let mut groups = user.additional_gids().clone().unwrap_or_default();
+        groups.extend(parse_groups(&args.additional_gids)?);
+        user.set_additional_gids(Some(groups));
+    }
+    wanted.set_user(user);
+    Ok(())
+}
+
+/// Adds to the bounding, effective and permitted sets, never to the inheritable one (CVE-2022-29162). What the container's
+/// bounding set lacks is there all the same: a process that joins begins with every capability.
+fn add_capabilities(process: &mut Process, names: &[String], facts: &HostFacts) -> Result<()> {
+    for name in names {
+        let upper = name.to_ascii_uppercase();
+        let full = if upper.starts_with("CAP_") {
+            upper
+        } else {
+            format!("CAP_{upper}")
+        };
+        let number = CapabilitySet::number(&full)
+            .filter(|number| *number <= facts.last_capability)
+            .ok_or_else(|| {
+                Error::new(format!("unknown capability {name:?}"))
+                    .hint("capabilities(7) lists them: CAP_NET_RAW, for example")
+            })?;
+        let sets = &mut process.capabilities;
+        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+            set.add(number);
+        }
+    }
+    Ok(())
 }
 
 /// `env` with `added` in it, where a name that is set again loses its old value.

@@ -5,59 +5,96 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::sync::OnceLock;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
-use crate::error::{Doing, Error, Result, printable};
-use crate::log::{Format, Log};
+use crate::error::{Doing, Error, Result};
+use crate::log::{Format, Level, Log};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
+mod completion;
 mod create;
 mod delete;
 mod exec;
+mod exit_file;
+mod features;
+mod global;
+mod help;
+mod io;
 mod kill;
+mod later;
 mod protect;
+mod ps;
+mod select;
 mod show;
 mod signal;
 mod spec;
 mod start;
 pub mod user;
+mod wait;
+
+pub(crate) use global::Global;
+#[cfg(fuzzing)]
+pub(crate) use show::texts;
 
 /// The version of the runtime specification that is understood.
 pub const SPEC_VERSION: &str = "1.3.0";
-/// What `--version` prints after the name; engines take the word after `version`.
-const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
+/// The commit this program was built from, if the build knew.
+const COMMIT: &str = match option_env!("LODGER_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
 
-/// Run OCI containers without root.
+/// What `--version` prints after the name; engines take the word after `version`, and that after `commit:`.
+fn version() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        let number = env!("CARGO_PKG_VERSION");
+        format!("version {number}\ncommit: {COMMIT}\nspec: {SPEC_VERSION}")
+    })
+}
+
+/// Run OCI containers without root
 ///
 /// Every container gets a user namespace made from your subordinate ids (/etc/subuid, /etc/subgid). What a config asks
 /// for is applied, refused with its JSON pointer, or adapted with a note.
 #[derive(Debug, Parser)]
-#[command(name = "lodger", version = VERSION, arg_required_else_help = true)]
+#[command(
+    name = "lodger",
+    version = version(),
+    arg_required_else_help = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    override_usage = "lodger [OPTIONS] VERB …",
+    max_term_width = 100,
+    after_help = "`lodger help VERB` tells about one verb.",
+    after_long_help = "\
+`lodger help VERB` tells about one verb. The options above come before it.
+
+Examples:
+  lodger spec && lodger run web   a shell in ./rootfs
+  lodger plan .                   what `run` would do, as JSON
+  lodger list                     what runs
+
+Exit status:
+  0    done
+  1    not done: an error on stderr says what, why, and what helps
+  3    there is no such verb
+  255  `exec` could not run its program
+  `run`, `exec` and `wait` give that of the process, and 128 + n when signal n ended it"
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
+    /// Print the version, the commit, and the version of the runtime specification
+    #[arg(short = 'v', visible_short_alias = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Options before the command.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Global {
-    /// Keep the state of containers in DIR [default: $XDG_RUNTIME_DIR/lodger, else /run/user/UID/lodger, else /tmp/lodger-UID]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) root: Option<PathBuf>,
-    /// Print what is being done
-    #[arg(long)]
-    pub(crate) debug: bool,
-    /// Append messages to FILE
-    #[arg(long, value_name = "FILE")]
-    pub(crate) log: Option<PathBuf>,
-    /// How messages look
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub(crate) log_format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,15 +105,37 @@ enum Command {
     Exec(exec::Args),
     State(show::StateArgs),
     List(show::ListArgs),
+    Ps(ps::Args),
     Kill(kill::Args),
+    Wait(wait::Args),
     Delete(delete::Args),
     Spec(spec::SpecArgs),
     Plan(spec::PlanArgs),
+    Features(features::Args),
+    Completion(completion::Args),
+    Help(help::Args),
+    #[command(hide = true)]
+    Pause(later::Args),
+    #[command(hide = true)]
+    Resume(later::Args),
+    #[command(hide = true)]
+    Update(later::Args),
+    #[command(hide = true)]
+    Events(later::Args),
+    #[command(hide = true)]
+    Checkpoint(later::Args),
+    #[command(hide = true)]
+    Restore(later::Args),
+}
+
+/// The whole command line, for completion scripts and manual pages.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program: `args` is argv. Returns its exit status.
 pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
-    let status = prepare().map_or_else(|error| fail(&error), |()| run(args));
+    let status = prepare().map_or_else(|error| fail(&error), |()| run(args.collect()));
     // What is left in the buffer has nowhere else to go.
     let _nowhere_to_report = std::io::stdout().flush();
     status
@@ -88,35 +147,34 @@ fn prepare() -> Result<()> {
     sys::fd::fill_stdio().doing(what)?;
     // Nothing the caller happens to have open is passed on by accident (CVE-2024-21626).
     if is_on(Defence::CloseFiles) {
-        sys::fd::cloexec_from(3).doing(what)?;
+        sys::fd::inherit().doing(what)?;
     }
     sys::signal::ignore_broken_pipes().doing(what)
 }
 
-fn run(args: impl Iterator<Item = OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+fn run(args: Vec<OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(answer) => return usage(&answer),
+        Err(answer) if answer.use_stderr() => return usage(&answer, &args),
+        // Help and version go to stdout and are no failure.
+        Err(answer) => {
+            let printed = print(&help::tidy(&answer.render().to_string()));
+            return printed.map_or_else(|error| fail(&error), |()| 0);
+        }
     };
-    let log = match Log::open(cli.global.log.as_deref(), cli.global.log_format) {
+    let mut global = cli.global;
+    let log = match Log::open(global.log.as_deref(), global.log_format, global.level()) {
         Ok(log) => log,
         Err(error) => return fail(&error),
     };
-    let traced = if cli.global.debug {
-        log.trace_to()
-    } else {
-        Ok(())
-    };
-    if let Err(error) = traced {
-        return fail(&error);
-    }
-    match dispatch(&cli.global, cli.command, &log) {
-        Ok(status) => status,
-        Err(error) => {
-            log.error(&error);
-            error.exit_status()
-        }
-    }
+    let done = log
+        .trace()
+        .and_then(|()| global.check())
+        .and_then(|()| dispatch(&global, cli.command, &log));
+    done.unwrap_or_else(|error| {
+        log.error(&error);
+        error.exit_status()
+    })
 }
 
 fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
@@ -124,28 +182,46 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Run(args) => create::run(global, args, log),
         Command::Create(args) => create::create(global, args, log),
         Command::Start(args) => start::start(global, &args),
-        Command::Exec(args) => exec::exec(global, args),
+        Command::Exec(args) => exec::exec(global, args, log),
         Command::State(args) => show::state(global, &args),
         Command::List(args) => show::list(global, &args),
+        Command::Ps(args) => ps::ps(global, &args),
         Command::Kill(args) => kill::kill(global, &args),
-        Command::Delete(args) => delete::delete(global, &args),
+        Command::Wait(args) => wait::wait(global, &args),
+        Command::Delete(args) => delete::delete(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
         Command::Plan(args) => spec::plan(&args),
+        Command::Features(args) => features::features(&args),
+        Command::Completion(args) => completion::completion(&args),
+        Command::Help(args) => help::help(&args),
+        Command::Pause(_) => later::needs_cgroups("pause"),
+        Command::Resume(_) => later::needs_cgroups("resume"),
+        Command::Update(_) => later::needs_cgroups("update"),
+        Command::Events(_) => later::needs_cgroups("events"),
+        Command::Checkpoint(_) => later::needs_criu("checkpoint"),
+        Command::Restore(_) => later::needs_criu("restore"),
     }
 }
 
-/// Help and version go to stdout and are no failure; a wrong command line is status 1, as with runc.
-fn usage(answer: &clap::Error) -> u8 {
-    let text = answer.render().to_string();
-    if answer.use_stderr() {
-        // It repeats what was typed.
-        let _nowhere_to_report = std::io::stderr().write_all(printable(&text).as_bytes());
-        return Error::FAILURE;
+/// A wrong command line is status 1, an unknown verb 3, as with runc. It is one object in the log like any other failure.
+fn usage(answer: &clap::Error, args: &[OsString]) -> u8 {
+    let (error, text) = help::wrong(answer);
+    // What could be understood of it says where the log is.
+    let understood = Cli::command()
+        .ignore_errors(true)
+        .try_get_matches_from(args)
+        .unwrap_or_default();
+    let target: Option<&OsString> = understood.try_get_one("log").ok().flatten();
+    let format: Option<&Format> = understood.try_get_one("log_format").ok().flatten();
+    let format = format.copied().unwrap_or(Format::Text);
+    let target = target.map(OsString::as_os_str);
+    match Log::open(target, format, Level::Error) {
+        Ok(log) => log.error_saying(&error, &text),
+        Err(_) => {
+            let _nowhere_to_report = std::io::stderr().write_all(text.as_bytes());
+        }
     }
-    match print(&text) {
-        Ok(()) => 0,
-        Err(error) => fail(&error),
-    }
+    error.exit_status()
 }
 
 /// A failure before there is a log.

@@ -9,13 +9,15 @@ use crate::host::HostFacts;
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
-/// Goes on from a sealed copy of this program if an id of the container might write its file.
-pub(super) fn against_overwriting(facts: &HostFacts) -> Result<()> {
+/// Goes on from a sealed copy of this program if an id of the container might write its file. The copy finds the first
+/// `preserved` of the caller's open files as this process found them.
+pub(super) fn against_overwriting(facts: &HostFacts, preserved: u32) -> Result<()> {
     let what = "cannot protect this program against being overwritten from the container";
     let owner = sys::exe::owner().map_err(|e| Error::new(what).because(e))?;
     if !is_exposed(owner, facts) || sys::exe::is_sealed() || !is_on(Defence::SealedCopy) {
         return Ok(());
     }
+    sys::fd::keep_across_exec(preserved).map_err(|e| Error::new(what).because(e))?;
     tracing::debug!("the program's file could be written by the container: running a sealed copy");
     Err(Error::new(what)
         .because(sys::exe::run_sealed())

@@ -7,11 +7,23 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Global, print};
-use crate::error::{Error, Result};
+use crate::bundle::escape;
+use crate::error::{Error, Result, printable_json};
 use crate::state::{Entry, Record, Status, Store};
 
 /// Print the state of a container as JSON
+///
+/// The status is `creating`, `created`, `running` or `stopped`. The pid is the host's number of the first process, 0
+/// when the container has stopped.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  lodger state web
+  lodger state web | jq -r .status
+
+Exit status:
+  0  the state was printed
+  1  there is no such container")]
 pub(crate) struct StateArgs {
     /// The container's id
     #[arg(value_name = "ID")]
@@ -19,19 +31,28 @@ pub(crate) struct StateArgs {
 }
 
 /// List containers
+///
+/// All containers of the state directory are listed, also those that have stopped. Other users' are not.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  lodger list
+  lodger list -q | xargs -n 1 lodger delete -f
+  lodger list -f json")]
 pub(crate) struct ListArgs {
-    /// table or json
+    /// How to print them
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     format: ListFormat,
-    /// Print ids only
+    /// Print the ids alone, one a line
     #[arg(short, long)]
     quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum ListFormat {
+    /// One line a container
     Table,
+    /// An array of what `state` prints
     Json,
 }
 
@@ -53,8 +74,11 @@ struct State {
 
 impl State {
     fn of(entry: &Entry, record: Option<Record>) -> Self {
-        let status = entry.status(record.as_ref());
-        let id = entry.id().to_owned();
+        Self::new(entry.id(), entry.status(record.as_ref()), record)
+    }
+
+    fn new(id: &str, status: Status, record: Option<Record>) -> Self {
+        let id = id.to_owned();
         let Some(record) = record else {
             return Self {
                 oci_version: super::SPEC_VERSION.to_owned(),
@@ -124,6 +148,7 @@ pub(crate) fn list(global: &Global, args: &ListArgs) -> Result<u8> {
 
 fn pretty(value: &impl Serialize) -> Result<String> {
     serde_json::to_string_pretty(value)
+        .map(|text| printable_json(&text))
         .map_err(|error| Error::new("cannot print the state").because(error))
 }
 
@@ -134,9 +159,9 @@ fn table(states: &[State]) -> String {
             state.id.clone(),
             state.pid.to_string(),
             state.status.to_owned(),
-            crate::error::printable(&state.bundle.display().to_string()),
-            state.created.clone(),
-            state.owner.clone(),
+            escape(&state.bundle.display().to_string()),
+            escape(&state.created),
+            escape(&state.owner),
         ]
     });
     let lines: Vec<[String; 6]> = std::iter::once(header).chain(rows).collect();
@@ -155,6 +180,13 @@ fn table(states: &[State]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What `state` and `list` print of a container, for tests/fuzz.
+#[cfg(fuzzing)]
+pub(crate) fn texts(id: &str, status: Status, record: Option<Record>) -> Result<[String; 2]> {
+    let state = State::new(id, status, record);
+    Ok([pretty(&state)?, table(&[state])])
 }
 
 #[cfg(test)]

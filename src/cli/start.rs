@@ -5,7 +5,16 @@ use crate::error::{Error, Result};
 use crate::state::{Status, Store};
 
 /// Run the program of a created container
+///
+/// It returns once the program runs. A container is started once: when it has ended it can only be deleted.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  lodger create web && lodger start web
+
+Exit status:
+  0  the program runs
+  1  it could not be run, or the container is not in the status `created`")]
 pub(crate) struct Args {
     /// The container's id
     #[arg(value_name = "ID")]

@@ -18,6 +18,20 @@ pub fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
     })
 }
 
+/// Group ids, in digits; one argument may hold several, with commas between them.
+///
+/// # Errors
+/// The text, when it is anything else.
+pub fn parse_groups(texts: &[String]) -> Result<Vec<u32>> {
+    let mut groups = Vec::new();
+    for text in texts.iter().flat_map(|text| text.split(',')) {
+        groups.push(parse_id(text).ok_or_else(|| {
+            Error::new(format!("invalid group {text:?}")).hint("give GIDs in digits")
+        })?);
+    }
+    Ok(groups)
+}
+
 fn parse_id(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !is_on(Defence::DigitsOnly) {
@@ -37,6 +51,15 @@ mod tests {
         assert_eq!(parse_user("1"), Ok((1, None)));
         assert_eq!(parse_user("0:0"), Ok((0, Some(0))));
         assert_eq!(parse_user("1000:50"), Ok((1000, Some(50))));
+    }
+
+    #[test]
+    fn groups_by_number() {
+        let strings = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        assert_eq!(parse_groups(&strings(&["1", "2,3"])), Ok(vec![1, 2, 3]));
+        for text in ["", "1,", ",1", "-1", "4294967295", "wheel"] {
+            assert!(parse_groups(&strings(&[text])).is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -9,11 +9,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod mountinfo;
 mod probe;
 mod programs;
 mod subid;
 mod text;
 
+pub use mountinfo::{MountLine, Revealing, parse_mountinfo, too_revealing};
+pub use programs::run;
 pub use subid::{parse_getsubids, parse_subid};
 pub use text::{parse_id_map, parse_nsswitch, parse_passwd_name};
 

@@ -45,8 +45,7 @@ impl HostFacts {
     pub fn probe() -> Self {
         let uid = geteuid().as_raw();
         let gid = getegid().as_raw();
-        let namespace = std::fs::read_link("/proc/self/ns/user");
-        let in_user_namespace = namespace.is_ok_and(|n| n != Path::new(INITIAL_USER_NAMESPACE));
+        let in_user_namespace = in_user_namespace();
         let last_capability = sys::cred::last_capability();
         let maps = Maps::read(in_user_namespace);
         let nsswitch = read("/etc/nsswitch.conf").unwrap_or_default();
@@ -72,6 +71,12 @@ impl HostFacts {
             user_name,
         }
     }
+}
+
+/// Whether this process is in another user namespace than the initial one.
+pub(super) fn in_user_namespace() -> bool {
+    let namespace = std::fs::read_link("/proc/self/ns/user");
+    namespace.is_ok_and(|n| n != Path::new(INITIAL_USER_NAMESPACE))
 }
 
 /// The id maps of this process's user namespace.

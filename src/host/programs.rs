@@ -68,6 +68,34 @@ pub(super) fn answer(mut child: Child) -> Option<String> {
     (status.success() && whole).then(|| String::from_utf8_lossy(&text).into_owned())
 }
 
+/// What the program `name`, found in the safe directories, prints. `Err` says why it is not run, or how it failed.
+pub fn run(name: &str, args: &[String]) -> Result<String, String> {
+    let in_user_namespace = super::probe::in_user_namespace();
+    let path = find(name, in_user_namespace)?
+        .ok_or_else(|| format!("{name} is in none of {SAFE_DIRECTORIES}"))?;
+    let mut command = Command::new(&path);
+    command.args(args).env_clear().current_dir("/");
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a program of the host's, from a safe directory, with an empty environment"
+    )]
+    let said = command
+        .output()
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    if said.status.success() {
+        return Ok(String::from_utf8_lossy(&said.stdout).into_owned());
+    }
+    let complaint = String::from_utf8_lossy(&said.stderr);
+    Err(format!(
+        "{}: {}: {}",
+        path.display(),
+        said.status,
+        complaint.trim()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +120,18 @@ mod tests {
         assert_eq!(answer(start(&env, &[]).unwrap()).as_deref(), Some(""));
         let not = find("false", true).unwrap().unwrap();
         assert_eq!(answer(start(&not, &[]).unwrap()), None);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_or_fails_says_so() {
+        let none = run("no-such-program-of-lodger", &[]).unwrap_err();
+        assert!(none.contains("is in none of /usr/bin:"), "{none}");
+        let failed = run("ls", &["/no-such-file".to_owned()]).unwrap_err();
+        assert!(
+            failed.contains("exit status") && failed.contains("no-such-file"),
+            "{failed}"
+        );
+        assert_eq!(run("echo", &["hello".to_owned()]).as_deref(), Ok("hello\n"));
+        assert_eq!(run("env", &[]).as_deref(), Ok(""));
     }
 }

@@ -52,6 +52,12 @@ impl RootDir {
         self.resolve(path, flags, Links::InRoot)
     }
 
+    /// Opens `path` for reading and writing, without ever blocking on it, or taking it for a controlling terminal.
+    pub(super) fn open_terminal(&self, path: &Path) -> sys::Result<OwnedFd> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
+        self.resolve(path, flags, Links::InRoot)
+    }
+
     /// Resolves `path`, and makes it a directory (with those above it) or an empty file where it is missing.
     pub(super) fn open_or_make(
         &self,

@@ -10,13 +10,14 @@ use std::path::Path;
 
 use crate::error::{Doing, Error, Result};
 use crate::plan::idmap::maps_id;
-use crate::plan::{Namespace, Plan, Process, UserNamespace};
+use crate::plan::{Namespace, Note, Plan, Process, UserNamespace};
 use crate::spawn::line::{Failure, InitEnd, Order, Report};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::memory::SharedByte;
 
 mod beneath;
+mod console;
 mod devices;
 mod mounts;
 mod passwd;
@@ -85,11 +86,35 @@ impl Stage {
     }
 }
 
+/// How a process is made, beside what the config says: the caller's flags.
+#[derive(Debug, Clone, Default)]
+pub struct Manner {
+    /// The session keyring to join, by name; `None`: the caller's stays.
+    pub keyring: Option<String>,
+    /// What of the caller's open files the program gets.
+    pub preserved: Preserved,
+    /// Whether to change the root by moving it and chroot(2): pivot_root(2) cannot leave an initramfs.
+    pub no_pivot: bool,
+}
+
+/// The caller's open files that the program gets, under the same numbers, from 3 on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preserved {
+    /// How many of them, the first ones, are sockets that the program is told about (sd_listen_fds(3)).
+    pub listening: u32,
+    /// The names of those sockets, if they have some.
+    pub names: Option<String>,
+    /// How many there are altogether.
+    pub count: u32,
+}
+
 /// What init is given: the plan, and its end of everything it shares with the parent.
 #[derive(Debug)]
 pub struct Init<'a> {
     /// What to do.
     pub plan: &'a Plan,
+    /// How to do it.
+    pub manner: &'a Manner,
     /// The line to the runtime.
     pub line: InitEnd,
     /// The listening socket on which `start` arrives; `None` when the runtime itself starts the program.
@@ -126,7 +151,9 @@ impl Init<'_> {
         let mut kept = vec![self.line.as_fd()];
         kept.extend(self.gate.as_ref().map(AsFd::as_fd));
         if is_on(Defence::CloseFiles) {
-            sys::fd::close_others(3, &kept).doing(|| "cannot close inherited files".to_owned())?;
+            let own = sys::fd::FIRST + self.manner.preserved.count;
+            sys::fd::close_others(own, &kept)
+                .doing(|| "cannot close inherited files".to_owned())?;
         }
         die_with_runtime(true)?;
         if self.line.receive().map_err(protocol)? != Some(Order::Go) {
@@ -146,11 +173,16 @@ impl Init<'_> {
         sys::mount::make_all_slave().doing(|| "cannot leave mount propagation".to_owned())?;
         let sources = rootfs::Sources::open(plan)?;
         become_root(plan)?;
-        self.build_root(&sources)?;
+        let terminal = self.build_root(&sources)?;
         drop(sources);
+        if let Some(terminal) = terminal {
+            console::take(&terminal, &plan.process)?;
+        }
+        join_keyring(self.manner, &self.line)?;
 
         self.enter(Stage::Privileges);
-        let program = Program::prepare(&plan.process, &kept, Some(umask))?;
+        let preserved = &self.manner.preserved;
+        let program = Program::prepare(&plan.process, preserved, &kept, Some(umask))?;
         // The change of uid has cleared it again. Whoever dies before this line is noticed at the next order.
         die_with_runtime(true)?;
         self.line
@@ -159,8 +191,9 @@ impl Init<'_> {
         Ok(Some(program))
     }
 
-    /// Mounts, devices, masks; at the end the root is changed and nothing of the host is in reach.
-    fn build_root(&self, sources: &rootfs::Sources) -> Result<()> {
+    /// Mounts, devices, masks; at the end the root is changed and nothing of the host is in reach. Returns the terminal,
+    /// if there is to be one.
+    fn build_root(&self, sources: &rootfs::Sources) -> Result<Option<OwnedFd>> {
         let plan = self.plan;
         self.enter(Stage::Mounts);
         let root = rootfs::attach(plan, sources)?;
@@ -168,6 +201,7 @@ impl Init<'_> {
         self.enter(Stage::Devices);
         devices::bind_all(plan, sources, &root)?;
         devices::link_all(plan, &root)?;
+        let terminal = self.make_terminal(&root)?;
         root.make_dir_if_missing(&plan.process.cwd)
             .map_err(|e| e.within("cannot prepare the working directory"))?;
         for mount in &late {
@@ -179,7 +213,17 @@ impl Init<'_> {
         paths::mask_all(&plan.masked_paths, sources, &root)?;
         paths::make_all_readonly(&plan.readonly_paths, &root)?;
         self.enter(Stage::Pivot);
-        rootfs::pivot(plan, &root)
+        rootfs::pivot(plan, &root, self.manner.no_pivot)?;
+        Ok(terminal)
+    }
+
+    fn make_terminal(&self, root: &beneath::RootDir) -> Result<Option<OwnedFd>> {
+        let Some(wanted) = self.plan.process.terminal else {
+            return Ok(None);
+        };
+        let terminal = console::make(root, wanted, &self.line)?;
+        console::bind(root, &terminal)?;
+        Ok(Some(terminal))
     }
 
     /// Waits until the program is to be run. Returns whether to die with the runtime, and the line that `start` came
@@ -215,13 +259,52 @@ impl Init<'_> {
 }
 
 /// In a process that has joined a container's namespaces: becomes `process`.
-pub fn join(process: &Process, line: InitEnd) -> ! {
-    let prepared = begin_session().and_then(|()| Program::prepare(process, &[line.as_fd()], None));
-    let error = match prepared {
+pub fn join(process: &Process, manner: &Manner, line: InitEnd) -> ! {
+    let error = match prepare_to_join(process, manner, &line) {
         Ok(program) => start(&program, false),
         Err(error) => error,
     };
     give_up(&line, &error)
+}
+
+fn prepare_to_join(process: &Process, manner: &Manner, line: &InitEnd) -> Result<Program> {
+    begin_session()?;
+    if let Some(wanted) = process.terminal {
+        let root = sys::mount::open_path(Path::new("/"))
+            .doing(|| "cannot open the container's root".to_owned())?;
+        let root = beneath::RootDir::new(root);
+        console::take(&console::make(&root, wanted, line)?, process)?;
+    }
+    join_keyring(manner, line)?;
+    Program::prepare(process, &manner.preserved, &[line.as_fd()], None)
+}
+
+/// Leaves the caller's session keyring, whose keys are no business of a container. Where there is no room for one more, or
+/// something around this session forbids it, the container has the caller's, with a word.
+fn join_keyring(manner: &Manner, line: &InitEnd) -> Result<()> {
+    use nix::libc::{EACCES, EDQUOT, ENOSYS, EPERM};
+    let Some(name) = &manner.keyring else {
+        return Ok(());
+    };
+    let what = || "cannot join a session keyring of the container's own".to_owned();
+    let remedy = match sys::keyring::join_session(name) {
+        Ok(()) => return Ok(()),
+        // A kernel without keys.
+        Err(error) if error.is(ENOSYS) => return Ok(()),
+        Err(error) if error.is(EDQUOT) => {
+            "your keys are used up: end some containers, ask the administrator for sysctl kernel.keys.maxkeys=2000, or give --no-new-keyring"
+        }
+        Err(error) if error.is(EPERM) || error.is(EACCES) => {
+            "a filter around this session forbids keyctl(2): give --no-new-keyring where that is meant to be so"
+        }
+        Err(error) => return Err(error).doing(what),
+    };
+    let note = Note::new(
+        "/process",
+        "the container shares the caller's session keyring: it could not get one of its own",
+        remedy,
+    );
+    line.send(&Report::Note(note)).doing(what)
 }
 
 /// Runs the program; returns only on failure.

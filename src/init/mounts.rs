@@ -2,16 +2,20 @@
 //! so that it is never there without them (GHSA-3q8j-pf29-vwv8).
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::beneath::{Links, RootDir, is_directory};
 use super::rootfs::{Sources, set_propagation};
 use crate::error::{Doing, Error, Result};
+use crate::host::{Revealing, parse_mountinfo, too_revealing};
 use crate::plan::{Atime, Attribute, Attributes, Mount, MountSource, Note, Plan};
 use crate::spawn::line::{InitEnd, Report};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::mount as kernel;
+
+/// The most that is read of the mount table, in bytes.
+const MOUNT_TABLE_LIMIT: usize = 4 << 20;
 
 /// A new filesystem that becomes read-only once everything beneath it is in place.
 #[derive(Debug)]
@@ -87,9 +91,13 @@ fn detached(mount: &Mount, source: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<Not
             _,
         ) => {
             let attributes = [&mount.attributes, &mount.recursive_attributes];
-            let tree = new_filesystem(fstype, source, flags, options, attributes)
-                .doing(|| format!("cannot make a new {fstype}"))
-                .map_err(|e| explain_filesystem(e, fstype))?;
+            let tree = new_filesystem(fstype, source, flags, options, attributes);
+            let refused = tree.as_ref().is_err_and(|e| e.is(nix::libc::EPERM));
+            let tree = tree.doing(|| format!("cannot make a new {fstype}"));
+            let tree = tree.map_err(|e| match refused {
+                true => explain_refusal(e, fstype),
+                false => e,
+            })?;
             Ok((tree, Vec::new()))
         }
         (MountSource::Bind { .. }, None) => Err(Error::new("its source was not opened")),
@@ -103,11 +111,48 @@ fn explain_clone(error: Error, recursive: bool) -> Error {
     error.hint("other mounts lie beneath the source, which the kernel does not let us uncover: use rbind instead of bind")
 }
 
-fn explain_filesystem(error: Error, fstype: &str) -> Error {
-    match fstype {
-        "proc" => error.hint("something is mounted over parts of this host's /proc (as in a container): the kernel then refuses a new one"),
-        "sysfs" => error.hint("something is mounted over parts of this host's /sys (as in a container): the kernel then refuses a new one"),
-        _ => error,
+/// The kernel makes a new procfs or sysfs for a user namespace only where one can be seen that shows as much.
+fn explain_refusal(error: Error, fstype: &str) -> Error {
+    let place = match fstype {
+        "proc" => "/proc",
+        "sysfs" => "/sys",
+        _ => return error,
+    };
+    let table = sys::path::read_regular(Path::new("/proc/self/mountinfo"), MOUNT_TABLE_LIMIT);
+    let mounts = table.map_or_else(|_| Vec::new(), |text| parse_mountinfo(&text));
+    let (seen, remedy) = match too_revealing(&mounts, fstype) {
+        Revealing::Nothing => (
+            format!("one on {place} is, but the host may have locked its access time option"),
+            "give the mount the same one (relatime, noatime, strictatime)".to_owned(),
+        ),
+        Revealing::NoneVisible => (
+            format!("none is to be seen on this host, on {place} or elsewhere"),
+            format!("have one mounted on {place}"),
+        ),
+        Revealing::Covered(places) => (
+            format!("this host's is covered by mounts on {}", listed(&places)),
+            "have the container around this one started without masks (docker: --security-opt \
+             systempaths=unconfined; podman: --security-opt unmask=ALL), or the mounts taken away"
+                .to_owned(),
+        ),
+        Revealing::Readonly => (
+            "this host's is read-only".to_owned(),
+            format!("add \"ro\" to the options of the mount, or have {place} mounted writable"),
+        ),
+    };
+    error.hint(format!(
+        "the kernel makes a new {fstype} only where a whole one can be seen: {seen}; {remedy}"
+    ))
+}
+
+/// A few of `places`, and how many more there are.
+fn listed(places: &[PathBuf]) -> String {
+    const SHOWN: usize = 6;
+    let shown = places.iter().take(SHOWN).map(|place| format!("{place:?}"));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match places.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -135,7 +180,12 @@ fn new_filesystem(
         .iter()
         .map(|attributes| set_bits(&attributes.set) | atime_bits(attributes.atime))
         .fold(0, |all, bits| all | bits);
-    context.mount(bits & !kernel::MOUNT_ATTR_RDONLY)
+    // Where the host's is read-only, the kernel makes no other; in these two nothing is to be made beforehand.
+    let late = match fstype {
+        "proc" | "sysfs" => 0,
+        _ => kernel::MOUNT_ATTR_RDONLY,
+    };
+    context.mount(bits & !late)
 }
 
 /// Changes the attributes of a bind mount; returns the names of those that the host has locked.

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD, FileType};
 
 use super::beneath::{RootDir, file_type};
-use super::{passwd, privileges};
+use super::{Preserved, passwd, privileges};
 use crate::error::{Doing, Error, Result};
 use crate::plan::Process;
 use crate::sys;
@@ -23,14 +23,16 @@ pub(super) struct Program {
     path: CString,
     args: Vec<CString>,
     env: Vec<CString>,
+    preserved: u32,
 }
 
 impl Program {
     /// Takes on the process's ids and limits, enters its directory and finds its program.
     ///
-    /// All fds but 0, 1, 2 and `kept` are closed on the way. `umask` is the caller's, for a config that sets none.
+    /// All fds but 0, 1, 2, those preserved and `kept` are closed on the way. `umask` is the caller's, for a config that sets none.
     pub(super) fn prepare(
         process: &Process,
+        preserved: &Preserved,
         kept: &[BorrowedFd<'_>],
         umask: Option<u32>,
     ) -> Result<Self> {
@@ -41,7 +43,8 @@ impl Program {
         // The program's own ids may open what the container's root may not (a home directory on NFS).
         entered.or_else(|_| enter(&process.cwd))?;
         if is_on(Defence::CloseFiles) {
-            sys::fd::close_others(3, kept).doing(|| "cannot close files".to_owned())?;
+            let own = sys::fd::FIRST + preserved.count;
+            sys::fd::close_others(own, kept).doing(|| "cannot close files".to_owned())?;
         }
         verify_directory(&process.cwd)?;
         if let Some(mask) = process.umask.or(umask) {
@@ -50,6 +53,9 @@ impl Program {
         let name = process.args.first().cloned().unwrap_or_default();
         let path = find(&name, &process.env)?;
         let mut env = c_strings(&process.env)?;
+        for entry in listening_env(preserved) {
+            env.push(c_string(&entry)?);
+        }
         if let Some(home) = home {
             env.push(c_string(&format!("HOME={home}"))?);
         }
@@ -58,6 +64,7 @@ impl Program {
             args: c_strings(&process.args)?,
             env,
             name,
+            preserved: preserved.count,
         })
     }
 
@@ -66,6 +73,9 @@ impl Program {
         sys::signal::reset_actions();
         if let Err(error) = sys::signal::unblock_all() {
             return Error::new("cannot unblock signals").because(error);
+        }
+        if let Err(error) = sys::fd::keep_across_exec(self.preserved) {
+            return Error::new("cannot pass on the caller's files").because(error);
         }
         let error = sys::process::exec(&self.path, &self.args, &self.env);
         let reason = match error.errno {
@@ -81,6 +91,24 @@ impl Program {
             _ => failure,
         }
     }
+}
+
+/// What tells a program of its sockets (sd_listen_fds(3)), with its pid as it sees it.
+fn listening_env(preserved: &Preserved) -> Vec<String> {
+    if preserved.listening == 0 {
+        return Vec::new();
+    }
+    let mut env = vec![
+        format!("LISTEN_FDS={}", preserved.listening),
+        format!("LISTEN_PID={}", sys::process::own_pid()),
+    ];
+    env.extend(
+        preserved
+            .names
+            .iter()
+            .map(|names| format!("LISTEN_FDNAMES={names}")),
+    );
+    env
 }
 
 fn home_of(process: &Process) -> Result<Option<String>> {

@@ -119,9 +119,19 @@ pub(super) fn attach(plan: &Plan, sources: &Sources) -> Result<RootDir> {
     Ok(RootDir::new(tree))
 }
 
-/// Makes `root` the root of the mount namespace; the host's tree is gone from it afterwards.
-pub(super) fn pivot(plan: &Plan, root: &RootDir) -> Result<()> {
-    sys::mount::pivot_root(root.fd()).doing(|| "cannot change the root".to_owned())?;
+/// Makes `root` the root of the mount namespace; the host's tree is gone from it afterwards, or, without pivot_root(2),
+/// covered.
+pub(super) fn pivot(plan: &Plan, root: &RootDir, no_pivot: bool) -> Result<()> {
+    let what = || "cannot change the root".to_owned();
+    if no_pivot {
+        sys::mount::move_root(root.fd()).doing(what)?;
+    } else {
+        sys::mount::pivot_root(root.fd()).doing(what).map_err(|e| {
+            e.hint(
+                "on a host whose root is an initramfs pivot_root(2) does not work: give --no-pivot",
+            )
+        })?;
+    }
     if let Some(propagation) = plan.root.propagation {
         set_propagation(root.fd(), propagation)
             .doing(|| "cannot apply /linux/rootfsPropagation".to_owned())?;

@@ -292,6 +292,8 @@ pub struct Process {
     pub args: Vec<String>,
     /// The environment, `NAME=value`. HOME is added from the container's passwd file where it is missing.
     pub env: Vec<String>,
+    /// The terminal that its standard streams are, if it gets one.
+    pub terminal: Option<Terminal>,
     /// Absolute working directory.
     pub cwd: PathBuf,
     /// uid in the container.
@@ -310,6 +312,22 @@ pub struct Process {
     pub no_new_privileges: bool,
     /// oom_score_adj to write, if one is given.
     pub oom_score_adj: Option<i32>,
+}
+
+/// A terminal of the process's own (config.md, "terminal").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    /// Its size, if one is given; else it is that of the caller's terminal, where lodger stays in the foreground.
+    pub size: Option<TerminalSize>,
+}
+
+/// A terminal's size in characters (config.md, "consoleSize").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters a line.
+    pub columns: u16,
 }
 
 /// The five capability sets, one bit a capability (capabilities(7)).
@@ -350,5 +368,7 @@ mod process;
 mod sysctl;
 
 pub use capability::CapabilitySet;
+pub use namespaces::NAMESPACES;
+pub use options::known as mount_options;
 pub(crate) use process::RESOURCES;
 pub use process::{Ids, process};

@@ -4,6 +4,11 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
 use super::{Namespace, Note};
 
+/// The types of namespaces that a config may list (config-linux.md).
+pub const NAMESPACES: [&str; 8] = [
+    "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
+];
+
 /// The namespaces to make besides the user namespace; those not listed are shared with the host (config-linux.md).
 pub(super) fn namespaces(linux: Option<&Linux>, notes: &mut Vec<Note>) -> Vec<Namespace> {
     let listed = linux.iter().flat_map(|l| l.namespaces().iter().flatten());
@@ -36,5 +41,19 @@ fn namespace(kind: LinuxNamespaceType) -> Option<Namespace> {
         LinuxNamespaceType::Pid => Some(Namespace::Pid),
         LinuxNamespaceType::Network => Some(Namespace::Network),
         LinuxNamespaceType::Time => Some(Namespace::Time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_that_is_named_is_made() {
+        for name in NAMESPACES {
+            let kind = LinuxNamespaceType::try_from(name).unwrap();
+            let is_made = namespace(kind).is_some() || kind == LinuxNamespaceType::User;
+            assert!(is_made, "{name}");
+        }
     }
 }

@@ -117,6 +117,19 @@ pub(super) const TABLE: &[Row] = &[
     ),
 ];
 
+/// The options that do what config.md says, sorted: not those that are refused, nor those that nothing carries.
+pub fn known() -> Vec<&'static str> {
+    let works =
+        |effect: &Effect| !matches!(effect, Effect::Refused | Effect::Lost | Effect::Remount);
+    let mut known: Vec<&str> = TABLE
+        .iter()
+        .filter(|(_, effect, _)| works(effect))
+        .map(|(name, _, _)| *name)
+        .collect();
+    known.sort_unstable();
+    known
+}
+
 /// The options of one mount, sorted by what they are for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use oci_spec::runtime::{Capability, LinuxCapabilities};
 
 use super::idmap::maps_id;
-use super::{Capabilities, CapabilitySet, IdMapping, Note, Process, Rlimit};
+use super::{
+    Capabilities, CapabilitySet, IdMapping, Note, Process, Rlimit, Terminal, TerminalSize,
+};
 use crate::bundle::Problem;
 use crate::host::{HostFacts, MapLine};
 
@@ -61,6 +63,7 @@ pub fn process(
     let process = Process {
         args: spec.args().clone().unwrap_or_default(),
         env: spec.env().clone().unwrap_or_default(),
+        terminal: terminal(spec),
         cwd: spec.cwd().clone(),
         uid: user.uid(),
         gid: user.gid(),
@@ -72,6 +75,16 @@ pub fn process(
         oom_score_adj: spec.oom_score_adj(),
     };
     Ok((process, notes))
+}
+
+/// `consoleSize` without `terminal` is ignored, as config.md wants it. 0 means nothing to a terminal: it is not given.
+fn terminal(spec: &oci_spec::runtime::Process) -> Option<Terminal> {
+    let short = |number: u64| u16::try_from(number).ok().filter(|n| *n > 0);
+    let size = spec.console_size().and_then(|asked| {
+        let (rows, columns) = short(asked.height()).zip(short(asked.width()))?;
+        Some(TerminalSize { rows, columns })
+    });
+    (spec.terminal() == Some(true)).then_some(Terminal { size })
 }
 
 fn check_ids(user: &oci_spec::runtime::User, ids: Ids<'_>, problems: &mut Vec<Problem>) {

@@ -3,20 +3,48 @@
 //! The caller owns the outer user namespace and so has every capability over the container's: one setns(2) by pidfd
 //! joins everything, from the initial namespace, without entering the outer one first.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::line::{self, Phase};
-use super::{PidFile, Problem, end, wait_for};
+use super::{Heard, Outlets, Problem, end, wait_for};
 use crate::error::{Doing, Error, Result};
-use crate::plan::Process;
+use crate::init::Manner;
+use crate::plan::{Note, Process};
 use crate::state::Record;
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::process::{Child, Cloned};
 
-/// Starts `process` in the container that `record` describes. Afterwards this process is in the container's
-/// namespaces itself, but for the pid namespace, which only its children are in.
-pub fn exec(record: &Record, process: &Process, pid_file: Option<&PidFile>) -> Result<Child> {
+/// A process that is to join a container.
+#[derive(Debug)]
+pub struct Joining<'a> {
+    /// The container.
+    pub record: &'a Record,
+    /// The process.
+    pub process: &'a Process,
+    /// How it is made.
+    pub manner: Manner,
+    /// What the caller gets of it.
+    pub outlets: Outlets,
+}
+
+/// A process that has joined.
+#[derive(Debug)]
+pub struct Member {
+    /// It.
+    pub child: Child,
+    /// What was adapted.
+    pub notes: Vec<Note>,
+    /// The first end of its terminal, if it has one and nobody else got it.
+    pub console: Option<OwnedFd>,
+}
+
+/// Starts a process in a container. Afterwards this process is in the container's namespaces itself, but for the pid
+/// namespace, which only its children are in.
+pub fn exec(joining: &Joining<'_>) -> Result<Member> {
+    let Joining {
+        record, process, ..
+    } = joining;
     let pidfd = record
         .process
         .open(&record.boot_id)?
@@ -46,16 +74,20 @@ pub fn exec(record: &Record, process: &Process, pid_file: Option<&PidFile>) -> R
         }
         Cloned::Child => {
             drop(runtime);
-            crate::init::join(process, line)
+            crate::init::join(process, &joining.manner, line)
         }
     };
-    let started = wait_for(Phase::Starting, &runtime, &mut Vec::new());
-    let written = started.and_then(|()| match pid_file {
-        Some(pid_file) => pid_file.write(child.pid).map_err(Problem::from),
-        None => Ok(()),
+    let mut heard = Heard::default();
+    let told = wait_for(Phase::Joining, &runtime, &mut heard).and_then(|()| {
+        joining.outlets.hand_over_console(&mut heard)?;
+        joining.outlets.tell(&child, "setns").map_err(Problem::from)
     });
-    match written {
-        Ok(()) => Ok(child),
+    match told {
+        Ok(()) => Ok(Member {
+            child,
+            notes: heard.notes,
+            console: heard.console,
+        }),
         Err(problem) => Err(problem.explain(end(&child).map(|exit| exit.to_string()))),
     }
 }

@@ -6,6 +6,7 @@
 //! ```text
 //!   runtime ──Go──▶ init      the id maps are written
 //!   runtime ◀─Note─ init      something the kernel would not do, adapted (any number)
+//!   runtime ◀Console init     the first end of the container's terminal, as an fd
 //!   runtime ◀Ready─ init      everything is set up
 //!   runtime ─Detach▶ init     the state is recorded: outlive the runtime, wait for `start`
 //!   runtime ◀Detached init
@@ -40,6 +41,8 @@ pub enum Order {
 pub enum Report {
     /// Something was adapted.
     Note(Note),
+    /// The terminal is made: its first end comes with this.
+    Console,
     /// Everything is set up but the program.
     Ready,
     /// Init no longer depends on the runtime.
@@ -84,8 +87,8 @@ impl RuntimeEnd {
         send(&self.0, &order)
     }
 
-    /// Waits for a report; `None` when init has closed its end.
-    pub fn receive(&self) -> Result<Option<Report>, ProtocolError> {
+    /// Waits for a report and the fd that comes with it; `None` when init has closed its end.
+    pub fn receive(&self) -> Result<Option<(Report, Option<OwnedFd>)>, ProtocolError> {
         receive(&self.0)
     }
 }
@@ -104,9 +107,14 @@ impl InitEnd {
         }
     }
 
+    /// Hands over the first end of the container's terminal.
+    pub fn send_console(&self, master: BorrowedFd<'_>) -> sys::Result<()> {
+        sys::socket::send_with(&self.0, &packet(&Report::Console)?, master)
+    }
+
     /// Waits for an order; `None` when the runtime is gone.
     pub fn receive(&self) -> Result<Option<Order>, ProtocolError> {
-        receive(&self.0)
+        Ok(receive(&self.0)?.map(|(order, _)| order))
     }
 }
 
@@ -117,18 +125,24 @@ impl AsFd for InitEnd {
 }
 
 fn send<T: Serialize>(socket: &OwnedFd, message: &T) -> sys::Result<()> {
-    let packet = serde_json::to_vec(message)
-        .map_err(|e| sys::Error::new("send", e.to_string(), std::io::Error::from(e)))?;
-    sys::socket::send(socket, &packet)
+    sys::socket::send(socket, &packet(message)?)
 }
 
-fn receive<T: for<'a> Deserialize<'a>>(socket: &OwnedFd) -> Result<Option<T>, ProtocolError> {
+fn packet<T: Serialize>(message: &T) -> sys::Result<Vec<u8>> {
+    serde_json::to_vec(message)
+        .map_err(|e| sys::Error::new("send", e.to_string(), std::io::Error::from(e)))
+}
+
+fn receive<T: for<'a> Deserialize<'a>>(
+    socket: &OwnedFd,
+) -> Result<Option<(T, Option<OwnedFd>)>, ProtocolError> {
     let Some(packet) = sys::socket::receive(socket).map_err(ProtocolError::Receive)? else {
         return Ok(None);
     };
-    let message = serde_json::from_slice(&packet)
-        .map_err(|_| ProtocolError::Unreadable(String::from_utf8_lossy(&packet).into_owned()))?;
-    Ok(Some(message))
+    let message = serde_json::from_slice(&packet.content).map_err(|_| {
+        ProtocolError::Unreadable(String::from_utf8_lossy(&packet.content).into_owned())
+    })?;
+    Ok(Some((message, packet.fd)))
 }
 
 fn shortened(failure: &Failure) -> Failure {
@@ -165,6 +179,9 @@ pub enum ProtocolError {
         /// What the runtime was waiting for.
         phase: Phase,
     },
+    /// A terminal was announced, and no fd came with it.
+    #[error("the container's terminal did not arrive")]
+    NoTerminal,
     /// Init ended without a word.
     #[error("the container's process ended while {0}")]
     Ended(Phase),
@@ -179,6 +196,8 @@ pub enum Phase {
     Detaching,
     /// For the end of the line, which is success.
     Starting,
+    /// For the end of the line of a process that joins a container (`exec`).
+    Joining,
 }
 
 impl std::fmt::Display for Phase {
@@ -186,7 +205,7 @@ impl std::fmt::Display for Phase {
         f.write_str(match self {
             Self::SettingUp => "setting up the container",
             Self::Detaching => "detaching from the runtime",
-            Self::Starting => "starting the program",
+            Self::Starting | Self::Joining => "starting the program",
         })
     }
 }
@@ -198,6 +217,8 @@ pub enum Next {
     Done,
     /// A note to keep; the phase goes on.
     Keep(Note),
+    /// A terminal to keep; the phase goes on.
+    Console,
     /// Init gave up.
     Fail(Failure),
 }
@@ -210,10 +231,11 @@ impl Handshake {
     /// What `report` (`None`: the line has ended) means in `phase`.
     pub fn accept(phase: Phase, report: Option<Report>) -> Result<Next, ProtocolError> {
         match (phase, report) {
-            (Phase::SettingUp, Some(Report::Note(note))) => Ok(Next::Keep(note)),
+            (Phase::SettingUp | Phase::Joining, Some(Report::Note(note))) => Ok(Next::Keep(note)),
+            (Phase::SettingUp | Phase::Joining, Some(Report::Console)) => Ok(Next::Console),
             (Phase::SettingUp, Some(Report::Ready))
             | (Phase::Detaching, Some(Report::Detached))
-            | (Phase::Starting, None) => Ok(Next::Done),
+            | (Phase::Starting | Phase::Joining, None) => Ok(Next::Done),
             (_, Some(Report::Failed(failure))) => Ok(Next::Fail(failure)),
             (_, Some(report)) => Err(ProtocolError::Unexpected { report, phase }),
             (_, None) => Err(ProtocolError::Ended(phase)),
@@ -243,13 +265,19 @@ mod tests {
 
     #[test]
     fn every_report_is_accepted_in_its_phase_only() {
-        let phases = [Phase::SettingUp, Phase::Detaching, Phase::Starting];
+        let phases = [
+            Phase::SettingUp,
+            Phase::Detaching,
+            Phase::Starting,
+            Phase::Joining,
+        ];
         let reports = [
-            (Some(Report::Note(note())), [true, false, false]),
-            (Some(Report::Ready), [true, false, false]),
-            (Some(Report::Detached), [false, true, false]),
-            (None, [false, false, true]),
-            (Some(Report::Failed(failure())), [true, true, true]),
+            (Some(Report::Note(note())), [true, false, false, true]),
+            (Some(Report::Console), [true, false, false, true]),
+            (Some(Report::Ready), [true, false, false, false]),
+            (Some(Report::Detached), [false, true, false, false]),
+            (None, [false, false, true, true]),
+            (Some(Report::Failed(failure())), [true, true, true, true]),
         ];
         for (report, accepted) in reports {
             for (phase, expected) in phases.into_iter().zip(accepted) {
@@ -277,8 +305,23 @@ mod tests {
         assert_eq!(init.receive(), Ok(Some(exec)));
         init.send(&Report::Note(note())).unwrap();
         drop(init);
-        assert_eq!(runtime.receive(), Ok(Some(Report::Note(note()))));
-        assert_eq!(runtime.receive(), Ok(None));
+        assert_eq!(heard(&runtime), Some((Report::Note(note()), false)));
+        assert_eq!(heard(&runtime), None);
+    }
+
+    /// What arrived, and whether an fd came with it.
+    fn heard(runtime: &RuntimeEnd) -> Option<(Report, bool)> {
+        let (report, fd) = runtime.receive().unwrap()?;
+        Some((report, fd.is_some()))
+    }
+
+    #[test]
+    fn a_terminal_crosses_the_line_as_an_fd() {
+        let (runtime, init) = pair().unwrap();
+        init.send_console(init.as_fd()).unwrap();
+        init.send(&Report::Console).unwrap();
+        assert_eq!(heard(&runtime), Some((Report::Console, true)));
+        assert_eq!(heard(&runtime), Some((Report::Console, false)));
     }
 
     #[test]
@@ -290,7 +333,10 @@ mod tests {
             hint: Some("h".repeat(10_000)),
         };
         init.send(&Report::Failed(long)).unwrap();
-        assert!(matches!(runtime.receive(), Ok(Some(Report::Failed(_)))));
+        assert!(matches!(
+            runtime.receive(),
+            Ok(Some((Report::Failed(_), None)))
+        ));
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! The parent's side: makes the container's process, talks it through its set-up, records it, and undoes everything
 //! when something fails. Init reports, this side prints: one failure, one error.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::bundle::Bundle;
 use crate::error::{Doing, Error, Result};
-use crate::init::{Init, Stage};
+use crate::init::{Init, Manner, Stage};
 use crate::plan::{Namespace, Note, Plan, UserNamespace};
 use crate::state::{
-    Entry, GATE, OuterRecord, ProcessIdentity, Record, UserNamespaceRecord, boot_id,
+    Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, UserNamespaceRecord, boot_id,
 };
 use crate::sys;
 use crate::sys::memory::SharedByte;
@@ -19,12 +20,18 @@ use crate::userns::{self, Entering};
 
 mod exec;
 mod foreground;
+mod handover;
+mod host_terminal;
 pub mod line;
-mod pid_file;
+mod relay;
+mod whole_file;
 
-pub use exec::exec;
+pub use exec::{Joining, Member, exec};
 pub use foreground::wait as wait_in_foreground;
-pub use pid_file::PidFile;
+pub use handover::Receiver;
+pub use host_terminal::HostTerminal;
+pub use relay::Relay;
+pub use whole_file::WholeFile;
 
 use line::{Failure, Handshake, Next, Order, Phase, ProtocolError, RuntimeEnd};
 
@@ -46,14 +53,60 @@ pub struct Creation<'a> {
     pub bundle: &'a Bundle,
     /// What to do.
     pub plan: &'a Plan,
+    /// How to do it.
+    pub manner: Manner,
     /// The account's name, or its uid.
     pub owner: String,
     /// Its state directory, locked.
     pub entry: &'a Entry,
-    /// Where its pid goes, if anywhere.
-    pub pid_file: Option<PidFile>,
+    /// What the caller gets of it.
+    pub outlets: Outlets,
     /// How far to go.
     pub until: Until,
+}
+
+/// Where the caller wants to be told of a new process.
+#[derive(Debug, Default)]
+pub struct Outlets {
+    /// Where its pid goes.
+    pub pid_file: Option<WholeFile>,
+    /// Where the first end of its terminal goes; `None`: it is kept for this process.
+    pub console: Option<Receiver>,
+    /// Where its pidfd goes.
+    pub pidfd: Option<Receiver>,
+}
+
+impl Outlets {
+    /// Tells of `child`, which `kind` names to the one who gets the pidfd, as runc does.
+    fn tell(&self, child: &Child, kind: &str) -> Result<()> {
+        if let Some(receiver) = &self.pidfd {
+            receiver.hand_over(kind, child.pidfd.as_fd())?;
+        }
+        match &self.pid_file {
+            // Without a newline, as runc does.
+            Some(file) => file.write(&child.pid.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands the terminal over, or gives it back.
+    fn hand_over_console(&self, heard: &mut Heard) -> Result<()> {
+        let Some(receiver) = &self.console else {
+            return Ok(());
+        };
+        let Some(master) = heard.console.take() else {
+            return Ok(());
+        };
+        let name = sys::tty::name(&master).doing(|| "cannot name the terminal".to_owned())?;
+        receiver.hand_over(&name, master.as_fd())
+    }
+}
+
+/// What init told on the way.
+#[derive(Debug, Default)]
+struct Heard {
+    notes: Vec<Note>,
+    console: Option<OwnedFd>,
 }
 
 /// A container that was made.
@@ -63,6 +116,8 @@ pub struct Made {
     pub child: Child,
     /// What was adapted, by the plan and by the kernel.
     pub notes: Vec<Note>,
+    /// The first end of its terminal, if it has one and nobody else got it.
+    pub console: Option<OwnedFd>,
 }
 
 impl Creation<'_> {
@@ -72,7 +127,11 @@ impl Creation<'_> {
         let stage = SharedByte::new().doing(|| "cannot share memory with init".to_owned())?;
         let (child, line) = self.clone_init(&stage)?;
         match self.talk_through(&child, &line, outer) {
-            Ok(notes) => Ok(Made { child, notes }),
+            Ok(Heard { notes, console }) => Ok(Made {
+                child,
+                notes,
+                console,
+            }),
             Err(problem) => Err(undo(&child, problem, &stage)),
         }
     }
@@ -91,6 +150,7 @@ impl Creation<'_> {
                 let plan = self.plan;
                 Init {
                     plan,
+                    manner: &self.manner,
                     line,
                     gate,
                     stage,
@@ -106,7 +166,7 @@ impl Creation<'_> {
         child: &Child,
         line: &RuntimeEnd,
         outer: Option<OuterRecord>,
-    ) -> std::result::Result<Vec<Note>, Problem> {
+    ) -> std::result::Result<Heard, Problem> {
         if let UserNamespace::New {
             uid_map,
             gid_map,
@@ -120,35 +180,40 @@ impl Creation<'_> {
             pid = child.pid,
             "the container's process is made, its ids are mapped"
         );
-        let mut notes = self.plan.notes.clone();
+        let mut heard = Heard {
+            notes: self.plan.notes.clone(),
+            console: None,
+        };
+        // Before init hides itself.
+        let mark = NamespaceMark::of(child.pid, clone_flags(self.plan))?;
         order(line, Order::Go)?;
         // While init is at work.
         self.entry.write_config(&self.bundle.config)?;
         let mut record = self.record(child, outer)?;
-        record.notes.clone_from(&notes);
+        record.notes.clone_from(&heard.notes);
+        record.mark = mark;
         self.entry.draft_record(&record)?;
-        wait_for(Phase::SettingUp, line, &mut notes)?;
-        tracing::debug!(notes = notes.len(), "the container is set up");
-        if notes.len() > record.notes.len() {
-            record.notes.clone_from(&notes);
+        wait_for(Phase::SettingUp, line, &mut heard)?;
+        tracing::debug!(notes = heard.notes.len(), "the container is set up");
+        if heard.notes.len() > record.notes.len() {
+            record.notes.clone_from(&heard.notes);
             self.entry.draft_record(&record)?;
         }
+        self.outlets.hand_over_console(&mut heard)?;
         self.entry.publish_record()?;
         match self.until {
             Until::Created => {
                 order(line, Order::Detach)?;
-                wait_for(Phase::Detaching, line, &mut notes)?;
+                wait_for(Phase::Detaching, line, &mut heard)?;
             }
             Until::Foreground | Until::Detached => {
                 let die_with_runtime = self.until == Until::Foreground;
                 order(line, Order::Exec { die_with_runtime })?;
-                wait_for(Phase::Starting, line, &mut notes)?;
+                wait_for(Phase::Starting, line, &mut heard)?;
             }
         }
-        if let Some(pid_file) = &self.pid_file {
-            pid_file.write(child.pid)?;
-        }
-        Ok(notes)
+        self.outlets.tell(child, "standard")?;
+        Ok(heard)
     }
 
     fn record(&self, child: &Child, outer: Option<OuterRecord>) -> Result<Record> {
@@ -176,7 +241,9 @@ impl Creation<'_> {
             owner: self.owner.clone(),
             annotations: self.plan.annotations.clone(),
             namespaces: clone_flags(self.plan),
+            keyring: self.manner.keyring.clone(),
             user_namespace,
+            mark: None,
             notes: Vec::new(),
         })
     }
@@ -216,7 +283,7 @@ pub fn start(entry: &Entry) -> Result<()> {
         die_with_runtime: false,
     };
     connection.send(exec).doing(what)?;
-    let outcome = wait_for(Phase::Starting, &connection, &mut Vec::new());
+    let outcome = wait_for(Phase::Starting, &connection, &mut Heard::default());
     outcome.map_err(|problem| problem.explain(None))?;
     entry.remove_gate()
 }
@@ -280,13 +347,18 @@ fn order(line: &RuntimeEnd, order: Order) -> std::result::Result<(), Problem> {
 fn wait_for(
     phase: Phase,
     line: &RuntimeEnd,
-    notes: &mut Vec<Note>,
+    heard: &mut Heard,
 ) -> std::result::Result<(), Problem> {
     loop {
-        let report = line.receive().map_err(Problem::Protocol)?;
+        let received = line.receive().map_err(Problem::Protocol)?;
+        let (report, fd) = received.unzip();
         match Handshake::accept(phase, report).map_err(Problem::Protocol)? {
             Next::Done => return Ok(()),
-            Next::Keep(note) => notes.push(note),
+            Next::Keep(note) => heard.notes.push(note),
+            Next::Console => {
+                let console = fd.flatten();
+                heard.console = Some(console.ok_or(Problem::Protocol(ProtocolError::NoTerminal))?);
+            }
             Next::Fail(failure) => return Err(Problem::Init(failure)),
         }
     }

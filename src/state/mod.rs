@@ -13,13 +13,17 @@ use crate::error::{Doing, Error, Result};
 use crate::sys;
 
 mod directory;
+mod members;
 mod process;
 mod record;
 mod status;
 
+pub use members::{Member, Members};
 pub use process::{ProcessIdentity, boot_id};
-pub use record::{OuterRecord, Record, UserNamespaceRecord};
+pub use record::{NamespaceMark, OuterRecord, Record, UserNamespaceRecord};
 pub use status::Status;
+#[cfg(fuzzing)]
+pub(crate) use status::status;
 
 /// The socket on which a created container's init waits for `start`.
 pub const GATE: &str = "start.sock";

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
+use crate::sys::process::Exit;
 
 const SMALL_FILE: usize = 4096;
 
@@ -41,6 +42,23 @@ impl ProcessIdentity {
             return lives;
         }
         lives && boot_id().is_ok_and(|now| now == recorded_boot_id)
+    }
+
+    /// How the process ended, if it has and was not reaped (proc_pid_stat(5), field 52).
+    pub fn unreaped_exit(self) -> Result<Option<Exit>> {
+        let path = format!("/proc/{}/stat", self.pid);
+        let text = match sys::path::read_regular(Path::new(&path), SMALL_FILE) {
+            Err(error) if error.is(libc::ENOENT) || error.is(libc::ESRCH) => return Ok(None),
+            read => read.doing(|| format!("cannot read how process {} ended", self.pid))?,
+        };
+        let line = String::from_utf8_lossy(&text);
+        let same = matches!(parse_stat(&line), Some(('Z', start)) if start == self.start_time);
+        let status = line
+            .trim_end()
+            .rsplit(' ')
+            .next()
+            .and_then(|s| s.parse().ok());
+        Ok(status.filter(|_| same).map(Exit::of_wait_status))
     }
 
     /// A pidfd of the process; `None` when it has ended.

@@ -31,10 +31,26 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// Which namespaces are its own: `CLONE_NEW…` bits (sys::ns::flag), the user namespace included.
     pub namespaces: u32,
+    /// The name of its session keyring, which `exec` joins; `None`: the caller's.
+    pub keyring: Option<String>,
     /// Its user namespace, if it has one of its own.
     pub user_namespace: Option<UserNamespaceRecord>,
+    /// By which namespace its processes are known once its first one has ended; none where they end with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<NamespaceMark>,
     /// What was adapted when it was created.
     pub notes: Vec<Note>,
+}
+
+/// A namespace of a container (see [`super::Members`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceMark {
+    /// Device of the namespace file (namespaces(7)).
+    pub device: u64,
+    /// Inode of the namespace file, which another one may have later.
+    pub inode: u64,
+    /// The number that no other namespace ever has (NS_GET_ID), since Linux 6.18.
+    pub number: Option<u64>,
 }
 
 /// A container's user namespace.

@@ -36,7 +36,7 @@ impl fmt::Display for Status {
 
 /// `recorded`: state.json is there; `alive`: its process is the same and no zombie; `gate`: `start` has not been
 /// there; `locked`: somebody works on the container.
-pub(super) fn status(recorded: bool, alive: bool, gate: bool, locked: bool) -> Status {
+pub(crate) fn status(recorded: bool, alive: bool, gate: bool, locked: bool) -> Status {
     match (recorded, alive, gate, locked) {
         (false, _, _, true) => Status::Creating,
         (true, true, true, _) => Status::Created,

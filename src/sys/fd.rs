@@ -1,12 +1,46 @@
 //! File descriptors: what is inherited, and what is not.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Error, Result};
 
-/// Marks every fd from `first` on close-on-exec (close_range(2), CLOSE_RANGE_CLOEXEC).
-pub fn cloexec_from(first: u32) -> Result<()> {
-    close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+/// The first number that was free when the program began; 0 before [`inherit`].
+static FIRST_FREE: AtomicU32 = AtomicU32::new(0);
+
+/// Takes note of what the caller has left open, and marks all of it but the standard streams close-on-exec
+/// (close_range(2), CLOSE_RANGE_CLOEXEC). To be called once, before anything is opened.
+pub fn inherit() -> Result<()> {
+    // SAFETY: F_DUPFD gives a new number, which is nobody's and is closed again below.
+    let free = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 0) };
+    if free < 0 {
+        let errno = std::io::Error::last_os_error();
+        return Err(Error::new("fcntl", "0, F_DUPFD_CLOEXEC, 0", errno));
+    }
+    FIRST_FREE.store(free.unsigned_abs(), Ordering::Relaxed);
+    drop(owned(free));
+    close_range(FIRST, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// The first fd that is no standard stream.
+pub const FIRST: u32 = 3;
+
+/// How many fds the caller has left open in a row from 3 on.
+pub fn inherited() -> u32 {
+    FIRST_FREE.load(Ordering::Relaxed).saturating_sub(FIRST)
+}
+
+/// Lets the fds 3 to 3 + `count` - 1 pass execve(2).
+pub fn keep_across_exec(count: u32) -> Result<()> {
+    for number in FIRST..FIRST + count {
+        // SAFETY: F_SETFD changes a flag of a number, whoever owns it; EBADF when it is not open.
+        let answer = unsafe { libc::fcntl(number.cast_signed(), libc::F_SETFD, 0) };
+        if answer < 0 {
+            let errno = std::io::Error::last_os_error();
+            return Err(Error::new("fcntl", format!("{number}, F_SETFD, 0"), errno));
+        }
+    }
+    Ok(())
 }
 
 /// Closes every fd from `first` on, except those in `keep` (CVE-2024-21626: no fd of the host is left to a container).

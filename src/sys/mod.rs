@@ -8,12 +8,15 @@ pub mod defence;
 mod error;
 pub mod exe;
 pub mod fd;
+pub mod keyring;
 pub mod memory;
 pub mod mount;
 pub mod ns;
 pub mod path;
+pub mod pidfd;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod tty;
 
 pub use error::{Error, Result};

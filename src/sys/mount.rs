@@ -156,3 +156,14 @@ pub fn pivot_root(root: impl AsFd) -> Result<()> {
         .map_err(|e| Error::new("umount2", "\".\", MNT_DETACH", e))?;
     rustix::process::chdir("/").map_err(|e| Error::new("chdir", "\"/\"", e))
 }
+
+/// Moves the mount at `root` over the root of the mount namespace and makes it this process's root (MS_MOVE, chroot(2)).
+/// The old root stays beneath it.
+pub fn move_root(root: impl AsFd) -> Result<()> {
+    rustix::process::fchdir(&root).map_err(|e| Error::new("fchdir", "root", e))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&root, "", CWD, "/", flags)
+        .map_err(|e| Error::new("move_mount", "root, \"/\"", e))?;
+    rustix::process::chroot(".").map_err(|e| Error::new("chroot", "\".\"", e))?;
+    rustix::process::chdir("/").map_err(|e| Error::new("chdir", "\"/\"", e))
+}

@@ -29,6 +29,8 @@ pub mod flag {
 // linux/nsfs.h: _IO(0xb7, n)
 const NS_GET_PARENT: libc::Ioctl = 0xb702;
 const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
+// _IOR(0xb7, 13, __u64)
+const NS_GET_ID: libc::Ioctl = 0x8008_b70d;
 
 /// Leaves the present namespaces of the kinds in `flags` for new ones (unshare(2)).
 pub fn unshare(flags: u32) -> Result<()> {
@@ -77,6 +79,14 @@ pub fn owner(namespace: BorrowedFd<'_>) -> Result<u32> {
 pub fn identity(namespace: impl AsFd) -> Result<(u64, u64)> {
     let stat = rustix::fs::fstat(namespace).map_err(|e| Error::new("fstat", "namespace fd", e))?;
     Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The number that no other namespace of this boot ever has (NS_GET_ID); `None` before Linux 6.18. Inodes are used again.
+pub fn unique_id(namespace: impl AsFd) -> Option<u64> {
+    let mut id = 0u64;
+    // SAFETY: NS_GET_ID writes one u64 to the address, which is valid for it.
+    let answer = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_ID, &raw mut id) };
+    (answer == 0).then_some(id)
 }
 
 /// `CLONE_NEWUSER|CLONE_NEWNS|…`.

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::process::{Pid, PidfdFlags, WaitOptions};
+use rustix::process::{Pid, PidfdFlags};
 
 use super::{Error, Result, fd, ns};
 
@@ -35,6 +35,14 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// From the status that wait(2) gives for a process that has ended.
+    pub fn of_wait_status(status: i32) -> Self {
+        match status & 0x7f {
+            0 => Self::Code((status >> 8) & 0xff),
+            signal => Self::Signal(signal),
+        }
+    }
+
     /// The exit status a shell would show: 128 + the signal's number.
     pub fn shell_code(self) -> u8 {
         let code = match self {
@@ -174,30 +182,89 @@ pub fn wait_ended(pidfd: impl AsFd, milliseconds: i32) -> Result<bool> {
     Ok(answer > 0)
 }
 
+/// What a process used, and all of its children that it waited for (getrusage(2)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Usage {
+    /// Time in user mode, in microseconds.
+    pub user_us: u64,
+    /// Time in the kernel, in microseconds.
+    pub system_us: u64,
+    /// The largest resident set of one process, in KiB.
+    pub max_rss_kib: u64,
+    /// Page faults that needed no I/O.
+    pub minor_faults: u64,
+    /// Page faults that needed I/O.
+    pub major_faults: u64,
+    /// Blocks read, of 512 bytes.
+    pub blocks_in: u64,
+    /// Blocks written, of 512 bytes.
+    pub blocks_out: u64,
+    /// Times it waited.
+    pub voluntary_switches: u64,
+    /// Times it was made to wait.
+    pub involuntary_switches: u64,
+}
+
+impl Usage {
+    fn of(kernel: &libc::rusage) -> Self {
+        let count = |number: libc::c_long| u64::try_from(number).unwrap_or(0);
+        let micros = |time: libc::timeval| count(time.tv_sec) * 1_000_000 + count(time.tv_usec);
+        Self {
+            user_us: micros(kernel.ru_utime),
+            system_us: micros(kernel.ru_stime),
+            max_rss_kib: count(kernel.ru_maxrss),
+            minor_faults: count(kernel.ru_minflt),
+            major_faults: count(kernel.ru_majflt),
+            blocks_in: count(kernel.ru_inblock),
+            blocks_out: count(kernel.ru_oublock),
+            voluntary_switches: count(kernel.ru_nvcsw),
+            involuntary_switches: count(kernel.ru_nivcsw),
+        }
+    }
+}
+
+/// The end of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// How it ended.
+    pub exit: Exit,
+    /// What it used.
+    pub usage: Usage,
+}
+
 /// Waits for the child to end and reaps it.
 pub fn wait(child: &Child) -> Result<Exit> {
     loop {
-        if let Some(exit) = wait_pid(child.pid, WaitOptions::empty())? {
-            return Ok(exit);
+        if let Some(ended) = wait_pid(child.pid, 0)? {
+            return Ok(ended.exit);
         }
     }
 }
 
 /// Reaps the child if it has ended.
-pub fn try_wait(child: &Child) -> Result<Option<Exit>> {
-    wait_pid(child.pid, WaitOptions::NOHANG)
+pub fn try_wait(child: &Child) -> Result<Option<Ended>> {
+    wait_pid(child.pid, libc::WNOHANG)
 }
 
-fn wait_pid(pid: i32, options: WaitOptions) -> Result<Option<Exit>> {
+fn wait_pid(pid: i32, options: libc::c_int) -> Result<Option<Ended>> {
+    let mut status: libc::c_int = 0;
+    // SAFETY: all-zero is a valid rusage, which is plain numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
-        match rustix::process::waitpid(Pid::from_raw(pid), options) {
-            Ok(Some((_, status))) => {
-                let code = status.exit_status().map(Exit::Code);
-                return Ok(code.or(status.terminating_signal().map(Exit::Signal)));
-            }
-            Ok(None) => return Ok(None),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(Error::new("waitpid", format!("{pid}"), e)),
+        // SAFETY: both addresses are valid for what wait4 writes to them.
+        let found = unsafe { libc::wait4(pid, &raw mut status, options, &raw mut usage) };
+        if found == 0 {
+            return Ok(None);
+        }
+        if found > 0 {
+            let code = libc::WIFEXITED(status).then(|| Exit::Code(libc::WEXITSTATUS(status)));
+            let signal = libc::WIFSIGNALED(status).then(|| Exit::Signal(libc::WTERMSIG(status)));
+            let usage = Usage::of(&usage);
+            return Ok(code.or(signal).map(|exit| Ended { exit, usage }));
+        }
+        let errno = std::io::Error::last_os_error();
+        if errno.raw_os_error() != Some(libc::EINTR) {
+            return Err(Error::new("wait4", format!("{pid}"), errno));
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Signals of this process: blocked and taken in turn, never handled asynchronously.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::{Error, Result};
 
-/// Blocks every signal that can be blocked, to be taken with [`next`].
+/// Blocks every signal that can be blocked, to be taken from [`Signals`].
 pub fn block_all() -> Result<()> {
     set_mask(&SigSet::all())
 }
@@ -19,16 +22,39 @@ fn set_mask(set: &SigSet) -> Result<()> {
         .map_err(|e| Error::new("rt_sigprocmask", "SIG_SETMASK", e))
 }
 
-/// Waits for the next blocked signal and returns its number, real-time signals included.
-pub fn next() -> Result<i32> {
-    let all = SigSet::all();
-    // SAFETY: the set is initialised and outlives the call; the siginfo pointer may be NULL.
-    let signal = unsafe { libc::sigwaitinfo(all.as_ref(), std::ptr::null_mut()) };
-    if signal > 0 {
-        return Ok(signal);
+/// The blocked signals, to be waited for together with other fds (signalfd(2)).
+#[derive(Debug)]
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Every signal that is blocked.
+    pub fn all() -> Result<Self> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        SignalFd::with_flags(&SigSet::all(), flags)
+            .map(Self)
+            .map_err(|e| Error::new("signalfd4", "~[], SFD_NONBLOCK", e))
     }
-    let errno = std::io::Error::last_os_error();
-    Err(Error::new("rt_sigtimedwait", "~[]", errno))
+
+    /// The number of the next signal, real-time signals included, if one has arrived.
+    pub fn next(&self) -> Result<Option<i32>> {
+        let arrived = self
+            .0
+            .read_signal()
+            .map_err(|e| Error::new("read", "signalfd", e))?;
+        Ok(arrived.and_then(|signal| i32::try_from(signal.ssi_signo).ok()))
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Stops this process, as the terminal's stop key does, until somebody lets it go on. SIGSTOP cannot be blocked.
+pub fn stop_here() -> Result<()> {
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP)
+        .map_err(|e| Error::new("tgkill", "self, SIGSTOP", e))
 }
 
 /// A reader that went away is an error of write(2), not the end of this process in the middle of its work.

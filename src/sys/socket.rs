@@ -1,8 +1,15 @@
-//! SOCK_SEQPACKET sockets: one message a packet, in order, between two processes.
+//! SOCK_SEQPACKET sockets: one message a packet, in order, between two processes; and handing over an fd (unix(7)).
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
 
 use super::{Error, Result};
 
@@ -27,21 +34,87 @@ pub fn send(socket: impl AsFd, packet: &[u8]) -> Result<()> {
         .map_err(|e| Error::new("send", format!("fd, {} bytes", packet.len()), e))
 }
 
+/// Sends one packet, or the bytes of a stream, and with it a copy of `fd` (SCM_RIGHTS).
+pub fn send_with(socket: impl AsFd, packet: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    // One fd fits the space made for one.
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let data = [IoSlice::new(packet)];
+    rustix::net::sendmsg(socket, &data, &mut control, SendFlags::NOSIGNAL)
+        .map(|_| ())
+        .map_err(|e| Error::new("sendmsg", format!("fd, {packet:?}, SCM_RIGHTS"), e))
+}
+
+/// A packet that arrived, and the fd that came with it.
+#[derive(Debug)]
+pub struct Packet {
+    /// What it says.
+    pub content: Vec<u8>,
+    /// The fd, close-on-exec; of several, the last.
+    pub fd: Option<OwnedFd>,
+}
+
 /// Receives one packet; `None` when the other side has closed.
-pub fn receive(socket: impl AsFd) -> Result<Option<Vec<u8>>> {
-    let mut buffer = vec![0u8; MAX_PACKET];
+pub fn receive(socket: impl AsFd) -> Result<Option<Packet>> {
+    let mut content = vec![0u8; MAX_PACKET];
     loop {
-        match rustix::net::recv(&socket, buffer.as_mut_slice(), RecvFlags::empty()) {
-            Ok((0, _)) => return Ok(None),
-            Ok((count, _)) => {
-                buffer.truncate(count);
-                return Ok(Some(buffer));
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::net::recvmsg(
+            &socket,
+            &mut [IoSliceMut::new(&mut content)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        match received {
+            Ok(message) if message.bytes == 0 => return Ok(None),
+            Ok(message) => {
+                content.truncate(message.bytes);
+                let fd = control.drain().fold(None, |found, part| match part {
+                    RecvAncillaryMessage::ScmRights(fds) => fds.last().or(found),
+                    _ => found,
+                });
+                return Ok(Some(Packet { content, fd }));
             }
             // A peer that closed without reading everything: said once, before what it had sent.
             Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
-            Err(e) => return Err(Error::new("recv", "fd", e)),
+            Err(e) => return Err(Error::new("recvmsg", "fd", e)),
         }
     }
+}
+
+/// Connects to the stream socket that listens at `path`, however long the path is: only its last name must fit sun_path.
+pub fn connect_stream(path: &Path) -> Result<OwnedFd> {
+    let error = |e| Error::new("connect", format!("{path:?}"), e);
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|e| Error::new("socket", "AF_UNIX, SOCK_STREAM", e))?;
+    let address = match SocketAddrUnix::new(path) {
+        Ok(address) => address,
+        Err(_) => return connect_beside(&socket, path).map(|()| socket),
+    };
+    rustix::net::connect(&socket, &address).map_err(error)?;
+    Ok(socket)
+}
+
+fn connect_beside(socket: &OwnedFd, path: &Path) -> Result<()> {
+    let error = |e| Error::new("connect", format!("{path:?}"), e);
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let name = path
+        .file_name()
+        .ok_or_else(|| error(rustix::io::Errno::INVAL))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty()).map_err(error)?;
+    let mut short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string());
+    short.push(name);
+    let address = SocketAddrUnix::new(&short).map_err(error)?;
+    rustix::net::connect(socket, &address).map_err(error)
 }
 
 /// A socket that listens at `name` in the directory `dir`.

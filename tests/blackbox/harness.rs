@@ -428,7 +428,8 @@ impl Drop for Fixture {
     fn drop(&mut self) {
         let mut report = String::new();
         for id in self.ids.take() {
-            let mut command = self.command(&["delete", "--force", &id]);
+            // An id may read as an option.
+            let mut command = self.command(&["delete", "--force", "--", &id]);
             let ran = spawn(&mut command, b"").wait();
             if ran.code != 0 {
                 let _ = writeln!(report, "delete --force {id}: {}", ran.err);

@@ -351,12 +351,26 @@ fn a_list_has_no_control_characters() {
     lodger_only!("the escaping of a list");
     let fixture = Fixture::new();
     fixture.write_config();
-    let evil = fixture.path("b\u{1b}[31m\rx");
+    let evil = fixture.path("b\u{1b}[31m\u{9b}31m\u{7f}\r\nx");
     fs::rename(fixture.bundle(), &evil).unwrap();
     let mut command = fixture.command(&["create", "c"]);
     spawn(command.current_dir(&evil), b"").wait().ok();
     fs::create_dir(fixture.bundle()).unwrap();
-    for args in [&["list"][..], &["list", "-f", "json"], &["state", "c"]] {
-        assert_clean(args, &fixture.bare(args));
+    fs::write(evil.join("config.json"), fixture.config.to_string()).unwrap();
+    let plan = ["plan", evil.to_str().unwrap()];
+    for args in [
+        &["list"][..],
+        &["list", "-f", "json"],
+        &["state", "c"],
+        &plan,
+    ] {
+        let ran = fixture.bare(args);
+        assert_clean(args, &ran);
+        ran.exits(0);
     }
+    let table = fixture.bare(&["list"]).ok();
+    assert_eq!(table.lines().count(), 2, "{table}");
+    let state: serde_json::Value =
+        serde_json::from_str(&fixture.bare(&["state", "c"]).ok()).unwrap();
+    assert_eq!(state["bundle"], evil.to_str().unwrap());
 }

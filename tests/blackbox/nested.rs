@@ -175,3 +175,55 @@ fn a_nested_run_leaves_no_state() {
     let list: Value = serde_json::from_str(&fixture.bare(&["list", "-f", "json"]).ok()).unwrap();
     assert_eq!(list, json!([]));
 }
+
+/// As in a container with masks: the kernel refuses a new procfs or sysfs to a user namespace that sees none whole.
+#[test]
+fn the_mounts_that_forbid_a_new_procfs_or_sysfs_are_named() {
+    lodger_only!("the hint of the error");
+    let own_user_namespace = || {
+        let mut fixture = Fixture::with_own_root();
+        let namespaces = fixture.config["linux"]["namespaces"].as_array_mut();
+        namespaces.unwrap().push(json!({"type": "user"}));
+        fixture.sh("echo ran");
+        fixture
+    };
+    let run = |fixture: &Fixture, prepare| nested(fixture, &[], prepare, &["run", "c"]);
+    assert_eq!(run(&own_user_namespace(), ":").ok(), "ran\n");
+    let masked = "mount --bind /dev/null /proc/version; mount -t tmpfs none /proc/bus";
+    let covered = run(&own_user_namespace(), masked);
+    let named = "this host's is covered by mounts on \"/proc/bus\", \"/proc/version\"; have";
+    covered.fails(1, named);
+    let covered = run(&own_user_namespace(), "mount -t tmpfs none /sys/kernel");
+    covered.fails(1, "covered by mounts on \"/sys/kernel\"; have");
+    // A directory that is there to be mounted on hides nothing.
+    if fs::exists("/proc/sys/fs/binfmt_misc").unwrap() {
+        let prepare = "mount -t tmpfs none /proc/sys/fs/binfmt_misc";
+        assert_eq!(run(&own_user_namespace(), prepare).ok(), "ran\n");
+    }
+}
+
+#[test]
+fn a_new_sysfs_is_had_where_the_hosts_is_read_only() {
+    lodger_only!("a user namespace around the runtime");
+    for (options, works) in [(json!(["ro", "nosuid"]), true), (json!(["nosuid"]), false)] {
+        let mut fixture = Fixture::with_own_root();
+        let namespaces = fixture.config["linux"]["namespaces"].as_array_mut();
+        namespaces.unwrap().push(json!({"type": "user"}));
+        fixture.unmount("/sys").unmount("/sys/fs/cgroup");
+        fixture.mount(
+            json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": options}),
+        );
+        fixture.sh("echo ran");
+        let ran = nested(
+            &fixture,
+            &[],
+            "mount -o remount,bind,ro /sys",
+            &["run", "c"],
+        );
+        if works {
+            assert_eq!(ran.ok(), "ran\n");
+        } else {
+            ran.fails(1, "this host's is read-only; add \"ro\"");
+        }
+    }
+}

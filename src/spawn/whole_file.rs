@@ -1,4 +1,4 @@
-//! The pid file: written whole, or not at all.
+//! A file for the caller (the pid file, the exit file): written whole, or not at all.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -9,18 +9,19 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
-/// A place for a pid, whose directory is already open: later this process may see another root.
+/// A place for a file, whose directory is already open: later this process may see another root.
 #[derive(Debug)]
-pub struct PidFile {
+pub struct WholeFile {
     directory: OwnedFd,
     name: OsString,
     path: PathBuf,
+    kind: &'static str,
 }
 
-impl PidFile {
-    /// Opens the directory of `path`.
-    pub fn prepare(path: &Path) -> Result<Self> {
-        let what = || format!("cannot use the pid file {path:?}");
+impl WholeFile {
+    /// Opens the directory of `path`. `kind` is for messages: "pid file".
+    pub fn prepare(kind: &'static str, path: &Path) -> Result<Self> {
+        let what = || format!("cannot use the {kind} {path:?}");
         let name = path
             .file_name()
             .ok_or_else(|| Error::new(what()).because("it has no file name"))?;
@@ -36,21 +37,22 @@ impl PidFile {
             directory,
             name: name.to_owned(),
             path: path.to_owned(),
+            kind,
         })
     }
 
-    /// Writes `pid`, without a newline as runc does, to a new file that then takes the name.
-    pub fn write(&self, pid: i32) -> Result<()> {
-        let what = || format!("cannot write the pid file {:?}", self.path);
+    /// Writes `content` to a new file that then takes the name.
+    pub fn write(&self, content: &str) -> Result<()> {
+        let what = || format!("cannot write the {} {:?}", self.kind, self.path);
         let mut draft = OsString::from(".");
         draft.push(&self.name);
-        draft.push(format!(".{pid}"));
+        draft.push(format!(".{}", sys::process::own_pid()));
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.directory, &draft, flags, Mode::from_raw_mode(0o644))
             .map_err(|e| sys::Error::new("openat", format!("{draft:?}, O_CREAT"), e))
             .doing(what)?;
-        let written = sys::path::write_all(fd, pid.to_string().as_bytes(), &self.path);
+        let written = sys::path::write_all(fd, content.as_bytes(), &self.path);
         let named = written.and_then(|()| self.rename(&draft));
         if named.is_err() {
             let _first_error_counts =

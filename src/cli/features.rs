@@ -1,0 +1,116 @@
+//! `features`: what this version does, as the document of runtime-spec features.md.
+//!
+//! It is made from the tables that decide, so that it cannot promise more than they allow.
+
+use serde_json::{Value, json};
+
+use super::{SPEC_VERSION, print};
+use crate::bundle::is_supported;
+use crate::error::{Error, Result};
+use crate::plan;
+
+/// The oldest version of the specification whose configs are taken.
+const OLDEST_SPEC: &str = "1.0.0";
+
+/// The hooks of config.md.
+const HOOKS: [&str; 6] = [
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
+];
+
+/// Print what this version supports as JSON
+///
+/// The document is that of the OCI runtime specification, features.md. Engines ask for it before they write a config.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+/// Does what `features` asks.
+pub(crate) fn features(_: &Args) -> Result<u8> {
+    let text = serde_json::to_string_pretty(&document())
+        .map_err(|error| Error::new("cannot print the features").because(error))?;
+    print(&(text + "\n"))?;
+    Ok(0)
+}
+
+fn document() -> Value {
+    let hooks: Vec<&str> = HOOKS
+        .into_iter()
+        .filter(|name| is_supported(&format!("/hooks/{name}")))
+        .collect();
+    json!({
+        "ociVersionMin": OLDEST_SPEC,
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": hooks,
+        "mountOptions": plan::mount_options(),
+        "linux": linux(),
+        "annotations": {
+            "lodger.commit": super::COMMIT,
+            "lodger.version": env!("CARGO_PKG_VERSION"),
+        },
+        // No annotation changes what is done.
+        "potentiallyUnsafeConfigAnnotations": [],
+    })
+}
+
+fn linux() -> Value {
+    let cgroups = is_supported("/linux/cgroupsPath");
+    json!({
+        "namespaces": plan::NAMESPACES,
+        "capabilities": plan::CapabilitySet(u64::MAX).names().collect::<Vec<_>>(),
+        "cgroup": {
+            "v1": false,
+            "v2": cgroups,
+            "systemd": false,
+            "systemdUser": false,
+            "rdma": is_supported("/linux/resources/rdma"),
+        },
+        "seccomp": { "enabled": is_supported("/linux/seccomp") },
+        "apparmor": { "enabled": is_supported("/process/apparmorProfile") },
+        "selinux": { "enabled": is_supported("/process/selinuxLabel") },
+        "intelRdt": { "enabled": is_supported("/linux/intelRdt") },
+        "memoryPolicy": { "modes": [], "flags": [] },
+        "mountExtensions": { "idmap": { "enabled": is_supported("/mounts/*/uidMappings") } },
+        "netDevices": { "enabled": is_supported("/linux/netDevices") },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_not_promised() {
+        let document = document();
+        for (pointer, feature) in [
+            ("/linux/seccomp", "/linux/seccomp/enabled"),
+            ("/process/apparmorProfile", "/linux/apparmor/enabled"),
+            ("/process/selinuxLabel", "/linux/selinux/enabled"),
+            ("/linux/intelRdt", "/linux/intelRdt/enabled"),
+            ("/linux/netDevices", "/linux/netDevices/enabled"),
+            ("/linux/cgroupsPath", "/linux/cgroup/v2"),
+        ] {
+            let told = document.pointer(feature).and_then(Value::as_bool);
+            assert_eq!(told, Some(is_supported(pointer)), "{feature}");
+        }
+    }
+
+    #[test]
+    fn mount_options_are_those_that_work() {
+        let options = plan::mount_options();
+        for works in ["bind", "rro", "nosymfollow", "rw"] {
+            assert!(options.contains(&works), "{works}");
+        }
+        for option in &options {
+            assert!(is_supported_option(option), "{option}");
+        }
+        assert!(options.is_sorted());
+    }
+
+    fn is_supported_option(option: &str) -> bool {
+        !["idmap", "ridmap", "tmpcopyup"].contains(&option)
+    }
+}

@@ -1,0 +1,142 @@
+//! The options before the verb.
+
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::log::{Format, Level};
+
+/// Options before the command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Global {
+    /// Keep the state of containers in DIR [default: $XDG_RUNTIME_DIR/lodger, else /run/user/UID/lodger, else
+    /// /tmp/lodger-UID]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Append messages to a file, or send them to the system's log: [file:]PATH, journald:ID or syslog:ID. Errors go to
+    /// stderr as well
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) log: Option<OsString>,
+    /// How messages look
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: Format,
+    /// Which messages are written [default: warning]
+    #[arg(long, value_name = "LEVEL", ignore_case = true)]
+    pub(crate) log_level: Option<Level>,
+    /// Print what is being done: --log-level debug
+    #[arg(long)]
+    pub(crate) debug: bool,
+    /// Who makes cgroups: `disabled`, as lodger makes none yet
+    #[arg(long, value_name = "MANAGER", default_value = "disabled")]
+    cgroup_manager: CgroupManager,
+    /// Refused until there are cgroups
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Taken because engines give it: true or auto, as lodger always is
+    #[arg(long, value_name = "BOOL", default_value = "auto")]
+    rootless: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum CgroupManager {
+    /// Refused until there are cgroups
+    Cgroupfs,
+    /// Refused until there are cgroups
+    Systemd,
+    /// None is made: a container stays in the cgroup of its caller
+    Disabled,
+}
+
+impl Global {
+    /// What is worth a line in the log.
+    pub(super) fn level(&self) -> Level {
+        let asked = self.log_level.unwrap_or(Level::Warning);
+        if self.debug {
+            asked.max(Level::Debug)
+        } else {
+            asked
+        }
+    }
+
+    /// Refuses what cannot be, and makes the state directory's path absolute.
+    pub(super) fn check(&mut self) -> Result<()> {
+        if self.systemd_cgroup {
+            return Err(no_cgroups("--systemd-cgroup"));
+        }
+        match self.cgroup_manager {
+            CgroupManager::Cgroupfs => return Err(no_cgroups("--cgroup-manager cgroupfs")),
+            CgroupManager::Systemd => return Err(no_cgroups("--cgroup-manager systemd")),
+            CgroupManager::Disabled => {}
+        }
+        check_rootless(&self.rootless)?;
+        self.root = self.root.take().map(state_root).transpose()?;
+        Ok(())
+    }
+}
+
+fn no_cgroups(flag: &str) -> Error {
+    Error::new(format!("cannot do what {flag} asks for"))
+        .because("cgroups are not supported yet")
+        .hint("leave it out, or give --cgroup-manager disabled: containers stay in the cgroup of their caller")
+}
+
+/// The words for yes and no are those of Go's strconv.ParseBool, which runc uses.
+fn check_rootless(word: &str) -> Result<()> {
+    match word {
+        "" | "auto" | "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(()),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Err(Error::new(
+            "cannot do what --rootless=false asks for",
+        )
+        .because("lodger works without privilege always, also for root")
+        .hint("leave it out, or run containers that need the host's root with another runtime")),
+        _ => {
+            Err(Error::new(format!("invalid --rootless: {word:?}"))
+                .hint("give true, false or auto"))
+        }
+    }
+}
+
+fn state_root(path: PathBuf) -> Result<PathBuf> {
+    let hint = "give a directory that only you can write to";
+    if path.as_os_str().is_empty() {
+        return Err(Error::new("option --root argument should not be empty").hint(hint));
+    }
+    if is_slash(&path) {
+        return Err(Error::new("option --root argument should not be set to /").hint(hint));
+    }
+    std::path::absolute(&path)
+        .map_err(|error| Error::new(format!("cannot tell where {path:?} is")).because(error))
+}
+
+/// Whether `path` is `/` by another name, as far as names tell.
+fn is_slash(path: &Path) -> bool {
+    path.has_root()
+        && !path
+            .components()
+            .any(|part| matches!(part, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_of_the_filesystem_is_no_state_directory() {
+        for path in ["/", "//", "/.", "/..", "/../."] {
+            assert!(state_root(path.into()).is_err(), "{path}");
+        }
+        assert!(state_root("".into()).is_err());
+        assert_eq!(state_root("/run/x".into()).unwrap(), Path::new("/run/x"));
+        assert!(state_root("x".into()).unwrap().is_absolute());
+    }
+
+    #[test]
+    fn rootless_is_what_we_are() {
+        for word in ["", "auto", "true", "1", "T"] {
+            assert!(check_rootless(word).is_ok(), "{word:?}");
+        }
+        for word in ["false", "0", "F", "yes", "Auto", "tRUE"] {
+            assert!(check_rootless(word).is_err(), "{word:?}");
+        }
+    }
+}

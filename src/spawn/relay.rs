@@ -1,0 +1,292 @@
+//! Between the container's terminal and the caller's standard streams: bytes, size, and the end of either side.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+
+use super::HostTerminal;
+use crate::error::{Doing, Result};
+use crate::sys;
+use crate::sys::tty;
+
+/// No more is moved at once: what poll(2) says is writable takes at least this much without waiting (PIPE_BUF).
+const PIECE: usize = 4096;
+/// What a terminal takes for the end of input at the beginning of a line (VEOF, termios(3)).
+const END_OF_INPUT: u8 = 4;
+
+/// How often a job in the background looks whether it has come into the foreground, of which no signal tells.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 250_000_000,
+};
+
+/// Moves bytes between a container's terminal and the standard streams.
+#[derive(Debug)]
+pub struct Relay {
+    host: Option<HostTerminal>,
+    /// The container's terminal; `None` once it was hung up.
+    container: Option<Container>,
+    input: Piece,
+    output: Piece,
+}
+
+#[derive(Debug)]
+struct Container {
+    master: OwnedFd,
+    /// The other end, kept open: programs may close it and open it again (/dev/console) without being taken for gone.
+    _other: Option<OwnedFd>,
+}
+
+/// Bytes on their way in one direction.
+#[derive(Debug)]
+struct Piece {
+    bytes: Vec<u8>,
+    /// Whether more can come.
+    open: bool,
+    /// Whether the last byte that came ended a line.
+    at_line_start: bool,
+}
+
+impl Piece {
+    fn new() -> Self {
+        Self {
+            bytes: Vec::with_capacity(PIECE),
+            open: true,
+            at_line_start: true,
+        }
+    }
+
+    fn wants_more(&self) -> bool {
+        self.open && self.bytes.is_empty()
+    }
+}
+
+/// What poll(2) said of one fd.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ready {
+    input: bool,
+    output: bool,
+    master_in: bool,
+    master_out: bool,
+}
+
+impl Relay {
+    /// Between `master`, the first end of the container's terminal, and the standard streams; `host` is the caller's
+    /// terminal, if there is one. It becomes raw, and the container's gets its size unless the config gives one.
+    pub fn begin(master: OwnedFd, mut host: Option<HostTerminal>, has_size: bool) -> Result<Self> {
+        let what = || "cannot use the container's terminal".to_owned();
+        rustix::fs::fcntl_setfl(&master, OFlags::NONBLOCK)
+            .map_err(|e| sys::Error::new("fcntl", "ptmx, F_SETFL, O_NONBLOCK", e))
+            .doing(what)?;
+        if let Some(host) = &mut host {
+            host.make_raw()?;
+        }
+        let container = Container {
+            _other: tty::other_end(&master).ok(),
+            master,
+        };
+        let relay = Self {
+            host,
+            container: Some(container),
+            input: Piece::new(),
+            output: Piece::new(),
+        };
+        if !has_size {
+            relay.follow_size();
+        }
+        Ok(relay)
+    }
+
+    /// Whether the caller has a terminal, whose keys and size are the container's.
+    pub fn has_host(&self) -> bool {
+        self.host.is_some()
+    }
+
+    /// Gives the container's terminal the size of the caller's.
+    pub fn follow_size(&self) {
+        let size = self.host.as_ref().and_then(HostTerminal::size);
+        if let (Some(container), Some(size)) = (&self.container, size) {
+            // It may have been hung up a moment ago.
+            let _gone = tty::set_size(&container.master, size);
+        }
+    }
+
+    /// Stops this process, with the terminal as the caller knows it, until it is let go on.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(host) = &mut self.host {
+            host.restore();
+        }
+        sys::signal::stop_here().doing(|| "cannot stop".to_owned())?;
+        self.go_on()
+    }
+
+    /// After this process was stopped, or came into the foreground.
+    pub fn go_on(&mut self) -> Result<()> {
+        if let Some(host) = &mut self.host {
+            host.make_raw()?;
+        }
+        self.follow_size();
+        Ok(())
+    }
+
+    /// Waits until `signals` has something, or bytes were moved.
+    pub fn wait(&mut self, signals: BorrowedFd<'_>) -> Result<()> {
+        if let Some(host) = &mut self.host {
+            host.make_raw()?;
+        }
+        let ready = self.poll(signals).doing(|| "cannot wait".to_owned())?;
+        self.move_some(ready);
+        Ok(())
+    }
+
+    fn poll(&self, signals: BorrowedFd<'_>) -> sys::Result<Ready> {
+        let may_read = self.host.as_ref().is_none_or(HostTerminal::may_read);
+        let wants = Ready {
+            input: self.input.wants_more() && may_read && self.container.is_some(),
+            output: !self.output.bytes.is_empty(),
+            master_in: self.output.wants_more(),
+            master_out: !self.input.bytes.is_empty(),
+        };
+        let mut fds = vec![PollFd::from_borrowed_fd(signals, PollFlags::IN)];
+        let mut add = |fd, wanted: bool, flag| {
+            let flags = if wanted { flag } else { PollFlags::empty() };
+            // One that is not wanted is left out: its end would be told again and again.
+            let place = wanted.then_some(fds.len());
+            if wanted {
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
+            }
+            place
+        };
+        let input = add(rustix::stdio::stdin(), wants.input, PollFlags::IN);
+        let output = add(rustix::stdio::stdout(), wants.output, PollFlags::OUT);
+        let (master_in, master_out) = match &self.container {
+            Some(container) => (
+                add(container.master.as_fd(), wants.master_in, PollFlags::IN),
+                add(container.master.as_fd(), wants.master_out, PollFlags::OUT),
+            ),
+            None => (None, None),
+        };
+        let host = self.host.as_ref();
+        let limit = host.is_some_and(HostTerminal::waits_for_foreground);
+        match rustix::event::poll(&mut fds, limit.then_some(&LOOK)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(sys::Error::new("poll", "signalfd, terminal", e)),
+        }
+        let told = |place: Option<usize>| place.is_some_and(|at| !fds[at].revents().is_empty());
+        Ok(Ready {
+            input: told(input),
+            output: told(output),
+            master_in: told(master_in),
+            master_out: told(master_out),
+        })
+    }
+
+    fn move_some(&mut self, ready: Ready) {
+        if ready.input {
+            self.read_input();
+        }
+        if ready.master_out {
+            self.write_to_container();
+        }
+        if ready.master_in {
+            self.read_from_container();
+        }
+        if ready.output {
+            self.write_output();
+        }
+    }
+
+    fn read_input(&mut self) {
+        if read(rustix::stdio::stdin(), &mut self.input).is_none() {
+            self.end_of_input();
+        }
+    }
+
+    /// The caller's terminal has gone: so has the container's. The end of a file or a pipe is told as by the key for it.
+    fn end_of_input(&mut self) {
+        self.input.open = false;
+        if self.host.as_ref().is_some_and(HostTerminal::is_input) {
+            self.container = None;
+            return;
+        }
+        let times = if self.input.at_line_start { 1 } else { 2 };
+        self.input.bytes.extend([END_OF_INPUT].repeat(times));
+    }
+
+    fn write_to_container(&mut self) {
+        let Some(container) = &self.container else {
+            self.input.bytes.clear();
+            return;
+        };
+        write(container.master.as_fd(), &mut self.input);
+    }
+
+    /// Whether there was something.
+    fn read_from_container(&mut self) -> bool {
+        let Some(container) = &self.container else {
+            return false;
+        };
+        match read(container.master.as_fd(), &mut self.output) {
+            Some(found) => found,
+            None => {
+                self.output.open = false;
+                false
+            }
+        }
+    }
+
+    /// A reader that went away must not hold up the container: what it writes is then nobody's.
+    fn write_output(&mut self) {
+        if !write(rustix::stdio::stdout(), &mut self.output) {
+            self.output.bytes.clear();
+        }
+    }
+
+    /// Moves what the container had written when it ended.
+    pub fn finish(mut self) {
+        loop {
+            while !self.output.bytes.is_empty() {
+                let stdout = rustix::stdio::stdout();
+                let mut fds = [PollFd::from_borrowed_fd(stdout, PollFlags::OUT)];
+                // Whatever it says, the writing tells.
+                let _interrupted = rustix::event::poll(&mut fds, None);
+                self.write_output();
+            }
+            if !self.output.open || !self.read_from_container() {
+                return;
+            }
+        }
+    }
+}
+
+/// Reads a piece. `None` at the end, `Some(false)` when there is nothing now.
+fn read(from: BorrowedFd<'_>, piece: &mut Piece) -> Option<bool> {
+    let mut bytes = [0u8; PIECE];
+    match rustix::io::read(from, &mut bytes) {
+        Ok(0) => None,
+        Ok(count) => {
+            piece.bytes.extend_from_slice(&bytes[..count]);
+            piece.at_line_start = bytes[count - 1] == b'\n';
+            Some(true)
+        }
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Some(false),
+        // EIO: all that had a pty's other end open have closed it, or a terminal was hung up.
+        Err(_) => None,
+    }
+}
+
+/// Writes what can be written now; whether there is anybody to write to.
+fn write(to: BorrowedFd<'_>, piece: &mut Piece) -> bool {
+    match rustix::io::write(to, &piece.bytes) {
+        Ok(count) => {
+            piece.bytes.drain(..count);
+            true
+        }
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => true,
+        Err(_) => {
+            piece.bytes.clear();
+            false
+        }
+    }
+}

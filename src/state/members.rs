@@ -1,0 +1,326 @@
+//! The processes of a container, found without a cgroup: by a namespace that they cannot leave.
+//!
+//! That is its own user namespace, or one made in there; else its own pid namespace; else its mount namespace, which a
+//! process with CAP_SYS_ADMIN can leave. While the container's first process lives, its namespace is held open, so that
+//! nothing else gets its number. After that, only Linux 6.18 and later have a number that is never used again.
+//!
+//! A process that hides its namespaces from its own user, by running a program that it may not read, is not found.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{NamespaceMark, Record, boot_id};
+use crate::error::{Doing, Error, Result};
+use crate::sys;
+use crate::sys::ns::flag;
+
+/// How deep namespaces nest (user_namespaces(7), pid_namespaces(7)).
+const MAX_DEPTH: usize = 33;
+
+/// How long killed processes may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the processes of one container have in common.
+#[derive(Debug)]
+pub struct Members {
+    kind: Kind,
+    sought: Sought,
+}
+
+/// A process of a container, by a pidfd: it may have ended by now, but is never another one.
+#[derive(Debug)]
+pub struct Member {
+    /// Its pid in the caller's pid namespace.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+}
+
+/// Which namespace tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    User,
+    Pid,
+    Mount,
+}
+
+#[derive(Debug)]
+enum Sought {
+    /// No process can be left.
+    Nothing,
+    /// The namespace, held open: device and inode are its alone.
+    Held(OwnedFd),
+    /// A namespace that may be gone, by its unique number.
+    Number(u64),
+    /// A namespace that may be gone, by device and inode, which may be another's by now.
+    Perhaps(u64, u64),
+}
+
+impl Kind {
+    fn of(namespaces: u32) -> Self {
+        match namespaces {
+            bits if bits & flag::USER != 0 => Self::User,
+            bits if bits & flag::PID != 0 => Self::Pid,
+            _ => Self::Mount,
+        }
+    }
+
+    fn open(self, pid: i32) -> sys::Result<OwnedFd> {
+        let name = match self {
+            Self::User => "user",
+            Self::Pid => "pid",
+            Self::Mount => "mnt",
+        };
+        sys::path::open_magic(Path::new(&format!("/proc/{pid}/ns/{name}")))
+    }
+}
+
+impl NamespaceMark {
+    /// The mark of a container whose first process is `pid`. `None` for one with a pid namespace of its own: it ends
+    /// with its first process (pid_namespaces(7)).
+    pub fn of(pid: i32, namespaces: u32) -> Result<Option<Self>> {
+        if namespaces & flag::PID != 0 {
+            return Ok(None);
+        }
+        let what = || "cannot tell the container's namespace".to_owned();
+        let namespace = Kind::of(namespaces).open(pid).doing(what)?;
+        let (device, inode) = sys::ns::identity(&namespace).doing(what)?;
+        Ok(Some(Self {
+            device,
+            inode,
+            number: sys::ns::unique_id(&namespace),
+        }))
+    }
+}
+
+impl Members {
+    /// What the processes of the container of `record` have in common.
+    pub fn of(record: &Record) -> Result<Self> {
+        let kind = Kind::of(record.namespaces);
+        Ok(Self {
+            kind,
+            sought: sought(kind, record)?,
+        })
+    }
+
+    /// Whether what [`Members::find`] gives are processes of this container, and not perhaps of another one that got its
+    /// namespace's number.
+    pub fn is_certain(&self) -> bool {
+        !matches!(self.sought, Sought::Perhaps(..))
+    }
+
+    /// The processes there are now, without those that have ended and wait to be reaped.
+    pub fn find(&self) -> Result<Vec<Member>> {
+        let mut found = Vec::new();
+        if matches!(self.sought, Sought::Nothing) {
+            return Ok(found);
+        }
+        let mut seen = Seen::new();
+        for pid in pids()? {
+            // Opened first: who has the pid while the pidfd's process lives is that process.
+            let Ok(pidfd) = sys::process::open_pidfd(pid) else {
+                continue;
+            };
+            let is_member = self.has(pid, &mut seen);
+            if is_member && !sys::pidfd::has_ended(&pidfd).unwrap_or(true) {
+                found.push(Member { pid, pidfd });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sends `signal` to each process, SIGKILL until none is left. Returns how many there were at first.
+    pub fn signal(&self, signal: i32) -> Result<usize> {
+        let begin = Instant::now();
+        let mut members = self.find()?;
+        let count = members.len();
+        if count > 0 && !self.is_certain() {
+            return Err(uncertain(&members));
+        }
+        while !members.is_empty() {
+            for member in &members {
+                match sys::process::send_signal(&member.pidfd, signal) {
+                    Err(error) if error.is(libc::ESRCH) => {}
+                    sent => {
+                        sent.doing(|| format!("cannot send a signal to process {}", member.pid))?;
+                    }
+                }
+            }
+            if signal != libc::SIGKILL {
+                break;
+            }
+            if begin.elapsed() > PATIENCE {
+                return Err(remaining(&members));
+            }
+            // Those that were killed end in their own time; who was born meanwhile is found by the next look.
+            sys::process::wait_ended(&members[0].pidfd, 100)
+                .doing(|| "cannot wait for a killed process".to_owned())?;
+            members = self.find()?;
+        }
+        Ok(count)
+    }
+
+    fn has(&self, pid: i32, seen: &mut Seen) -> bool {
+        // Gone, or somebody else's.
+        let Ok(namespace) = self.kind.open(pid) else {
+            return false;
+        };
+        self.is_beneath(namespace, seen, 0)
+    }
+
+    /// Whether `namespace` is the one that is sought, or one that was made in it.
+    fn is_beneath(&self, namespace: OwnedFd, seen: &mut Seen, depth: usize) -> bool {
+        let Ok(identity) = sys::ns::identity(&namespace) else {
+            return false;
+        };
+        if let Some((_, known)) = seen.get(&identity) {
+            return *known;
+        }
+        let answer = self.is_sought(namespace.as_fd(), identity)
+            || self.kind != Kind::Mount
+                && depth < MAX_DEPTH
+                // EPERM: above what we may see.
+                && sys::ns::parent(namespace.as_fd())
+                    .is_ok_and(|parent| self.is_beneath(parent, seen, depth + 1));
+        seen.insert(identity, (namespace, answer));
+        answer
+    }
+
+    fn is_sought(&self, namespace: BorrowedFd<'_>, identity: (u64, u64)) -> bool {
+        match &self.sought {
+            Sought::Nothing => false,
+            Sought::Held(held) => sys::ns::identity(held).is_ok_and(|own| own == identity),
+            Sought::Number(number) => sys::ns::unique_id(namespace) == Some(*number),
+            Sought::Perhaps(device, inode) => (*device, *inode) == identity,
+        }
+    }
+}
+
+/// Namespaces and the answer about each; held open, so that no number changes hands during one look.
+type Seen = BTreeMap<(u64, u64), (OwnedFd, bool)>;
+
+fn sought(kind: Kind, record: &Record) -> Result<Sought> {
+    if let Some(_alive) = record.process.open(&record.boot_id)? {
+        let namespace = kind.open(record.process.pid);
+        // Alive after the opening, it had its pid at the opening too.
+        if record.process.is_alive(&record.boot_id) {
+            let what = || "cannot look into the container's process".to_owned();
+            return Ok(Sought::Held(namespace.doing(what)?));
+        }
+    }
+    if boot_id()? != record.boot_id {
+        return Ok(Sought::Nothing);
+    }
+    Ok(match &record.mark {
+        None => Sought::Nothing,
+        Some(mark) => mark
+            .number
+            .map_or(Sought::Perhaps(mark.device, mark.inode), Sought::Number),
+    })
+}
+
+/// The processes of /proc.
+fn pids() -> Result<Vec<i32>> {
+    let what = || "cannot list the processes of this machine".to_owned();
+    let error = |e| sys::Error::new("getdents64", "\"/proc\"", e);
+    let proc = sys::path::open_magic(Path::new("/proc")).doing(what)?;
+    let mut pids = Vec::new();
+    for item in rustix::fs::Dir::read_from(proc)
+        .map_err(error)
+        .doing(what)?
+    {
+        let item = item.map_err(error).doing(what)?;
+        pids.extend(item.file_name().to_str().ok().and_then(pid));
+    }
+    Ok(pids)
+}
+
+fn pid(name: &str) -> Option<i32> {
+    let digits = name.bytes().all(|byte| byte.is_ascii_digit());
+    name.parse().ok().filter(|pid| digits && *pid > 0)
+}
+
+/// The pids of `members`, for a message: `12, 13`.
+fn numbers(members: &[Member]) -> String {
+    let pids: Vec<String> = members.iter().map(|m| m.pid.to_string()).collect();
+    pids.join(", ")
+}
+
+fn uncertain(members: &[Member]) -> Error {
+    Error::new("cannot tell whether processes of the container are left")
+        .because(format!(
+            "its first process has ended, and the number of its namespace, which processes {} have, may be another's by \
+             now (Linux before 6.18)",
+            numbers(members)
+        ))
+        .hint("look at these processes, and end those that are the container's with kill(1)")
+}
+
+fn remaining(members: &[Member]) -> Error {
+    Error::new("cannot end all processes of the container")
+        .because(format!(
+            "{} are still there {} seconds after SIGKILL",
+            numbers(members),
+            PATIENCE.as_secs()
+        ))
+        .hint("they wait in the kernel, most often for a device or a network filesystem: try again later")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_namespace_tells_most_then_the_pid_namespace() {
+        assert_eq!(Kind::of(flag::USER | flag::PID | flag::MOUNT), Kind::User);
+        assert_eq!(Kind::of(flag::PID | flag::MOUNT), Kind::Pid);
+        assert_eq!(Kind::of(flag::MOUNT), Kind::Mount);
+    }
+
+    #[test]
+    fn names_of_proc_that_are_pids() {
+        assert_eq!(pid("1"), Some(1));
+        for name in ["", "0", "+1", "-1", "self", "1a", "99999999999"] {
+            assert_eq!(pid(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_number_that_is_used_again_is_uncertain() {
+        let members = |sought| Members {
+            kind: Kind::User,
+            sought,
+        };
+        assert!(members(Sought::Nothing).is_certain());
+        assert!(members(Sought::Number(7)).is_certain());
+        assert!(!members(Sought::Perhaps(4, 4_026_531_837)).is_certain());
+        assert!(members(Sought::Nothing).find().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_signal_is_not_sent_where_the_number_may_be_anothers() {
+        let own = Kind::User.open(sys::process::own_pid()).unwrap();
+        let (device, inode) = sys::ns::identity(&own).unwrap();
+        let members = Members {
+            kind: Kind::User,
+            sought: Sought::Perhaps(device, inode),
+        };
+        // SIGCONT: harmless, should this fail.
+        let error = members.signal(libc::SIGCONT).unwrap_err();
+        assert!(error.message().contains("may be another's"), "{error}");
+    }
+
+    #[test]
+    fn this_process_is_found_by_its_own_namespace() {
+        let own = Kind::User.open(sys::process::own_pid()).unwrap();
+        let members = Members {
+            kind: Kind::User,
+            sought: Sought::Held(own),
+        };
+        let found = members.find().unwrap();
+        let own = sys::process::own_pid();
+        assert!(found.iter().any(|member| member.pid == own));
+    }
+}

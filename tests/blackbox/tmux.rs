@@ -1,0 +1,129 @@
+//! A person at a terminal, played by tmux: keys typed, the screen read.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::harness::{Fixture, peer_differs, skip, spawn, wait_for};
+
+/// A tmux server of the test's own, which ends with it.
+struct Tmux {
+    socket: PathBuf,
+}
+
+impl Tmux {
+    /// Runs `command` in a window of 80 by 24.
+    fn start(socket: PathBuf, command: &Command) -> Tmux {
+        let tmux = Tmux { socket };
+        let mut words: Vec<&str> = vec!["new-session", "-d", "-x", "80", "-y", "24", "-c"];
+        words.push(command.get_current_dir().unwrap().to_str().unwrap());
+        words.push(command.get_program().to_str().unwrap());
+        words.extend(command.get_args().map(|word| word.to_str().unwrap()));
+        tmux.ask(&words);
+        tmux
+    }
+
+    fn ask(&self, words: &[&str]) -> String {
+        let mut command = Command::new("/usr/bin/tmux");
+        command
+            .args(["-f", "/dev/null", "-S", self.socket.to_str().unwrap()])
+            .args(words)
+            .env("TERM", "xterm");
+        spawn(&mut command, b"").wait().ok()
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        self.ask(&[&["send-keys"], keys].concat());
+    }
+
+    /// Waits until the screen is as `as_expected` wants it.
+    fn screen(&self, what: &str, as_expected: impl Fn(&[&str]) -> bool) -> String {
+        let mut last = String::new();
+        wait_for(what, || {
+            last = self.ask(&["capture-pane", "-p"]);
+            let lines: Vec<&str> = last.lines().collect();
+            as_expected(&lines).then(|| last.clone())
+        })
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        let mut command = Command::new("/usr/bin/tmux");
+        command.args(["-S", self.socket.to_str().unwrap(), "kill-server"]);
+        spawn(&mut command, b"").wait();
+    }
+}
+
+/// The line of the screen that is `text`, from 0.
+fn place(lines: &[&str], text: &str) -> Option<usize> {
+    lines.iter().position(|line| line.trim_end() == text)
+}
+
+#[test]
+fn an_editor_in_a_shell_in_a_container() {
+    if !std::path::Path::new("/usr/bin/tmux").exists() {
+        skip!("tmux is not installed");
+    }
+    peer_differs!("crun", "is measured by other tests");
+    peer_differs!("runc", "is measured by other tests");
+    let mut fixture = Fixture::with_own_root();
+    fixture.config["process"]["terminal"] = true.into();
+    fixture.config["process"]["env"] =
+        serde_json::json!(["PATH=/bin", "TERM=xterm", "PS1=ready> "]);
+    fixture.args(&["/bin/sh", "-i"]).write_config();
+    let tmux = Tmux::start(fixture.path("tmux"), &fixture.command(&["run", "c"]));
+    tmux.screen("the prompt", |lines| place(lines, "ready>").is_some());
+
+    // It fills the screen: the text above, a tilde for every line that is not there, its status at the bottom.
+    tmux.keys(&["busybox vi /tmp/text", "Enter"]);
+    tmux.screen("the editor", |lines| {
+        place(lines, "~") == Some(1) && lines[23].contains("/tmp/text")
+    });
+    tmux.keys(&["i", "first line", "Enter", "second line", "Escape"]);
+    tmux.screen("what was typed", |lines| {
+        place(lines, "first line") == Some(0) && place(lines, "second line") == Some(1)
+    });
+    // One line goes, and all below it move up.
+    tmux.keys(&["k", "d", "d"]);
+    tmux.screen("the redrawn screen", |lines| {
+        place(lines, "second line") == Some(0) && place(lines, "first line").is_none()
+    });
+    // Larger: the editor learns of it and draws more tildes, with its status on the new last line.
+    tmux.ask(&["resize-window", "-x", "100", "-y", "40"]);
+    tmux.screen("the larger screen", |lines| {
+        let tildes = lines.iter().filter(|line| line.trim_end() == "~").count();
+        lines.len() == 40 && tildes > 30
+    });
+    tmux.keys(&[":wq", "Enter"]);
+    tmux.screen("the prompt again", |lines| {
+        lines.iter().any(|l| l.trim_end() == "ready>")
+    });
+    tmux.keys(&["clear; stty size; cat /tmp/text", "Enter"]);
+    tmux.screen("size and text", |lines| {
+        place(lines, "40 100").is_some() && place(lines, "second line").is_some()
+    });
+    // What is stopped by its key comes back by a word.
+    tmux.keys(&["sleep 600", "Enter"]);
+    tmux.screen("the command", |lines| {
+        lines.iter().any(|l| l.contains("sleep 600"))
+    });
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    tmux.keys(&["C-z"]);
+    tmux.keys(&["clear; jobs", "Enter"]);
+    tmux.screen("the stopped job", |lines| {
+        lines.iter().any(|l| l.contains("Stopped"))
+    });
+    tmux.keys(&["clear; fg", "Enter"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    tmux.keys(&["C-c"]);
+    tmux.screen("the prompt after the job", |lines| {
+        lines.iter().filter(|l| l.contains("ready>")).count() == 1
+            && lines.iter().any(|l| l.trim_end() == "ready>")
+    });
+    tmux.keys(&["exit 0", "Enter"]);
+    wait_for("the end of the container", || {
+        let entries = fs::read_dir(fixture.path("state")).unwrap();
+        (entries.flatten().count() == 0).then_some(())
+    });
+}
