@@ -118,7 +118,7 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
     let ended = wait_in_foreground(&made.child, relay)?;
     let told = exit_file.map_or(Ok(()), |file| file.write(ended));
     // Somebody else's `delete` may have been faster.
-    if !args.keep && entry.lock().is_ok() {
+    if !args.keep && entry.lock_if_there()? {
         store.remove(&entry)?;
     }
     told.map(|()| ended.exit.shell_code())

@@ -77,15 +77,11 @@ fn find(global: &Global, id: &str) -> Result<Option<(Store, Entry)>> {
     let Some(store) = Store::open(global.root.as_deref())? else {
         return Ok(None);
     };
-    if !store.ids()?.iter().any(|known| known == id) {
+    let Some(entry) = store.find_if_there(id)? else {
         return Ok(None);
-    }
-    let entry = store.find(id)?;
-    if entry.lock().is_err() {
-        // Deleted by somebody else while we waited.
-        return Ok(None);
-    }
-    Ok(Some((store, entry)))
+    };
+    // Deleted by somebody else while we waited?
+    Ok(entry.lock_if_there()?.then_some((store, entry)))
 }
 
 /// Makes sure that the container's processes are gone.

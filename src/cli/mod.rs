@@ -12,7 +12,6 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use crate::error::{Doing, Error, Result};
 use crate::log::{Format, Level, Log};
 use crate::sys;
-use crate::sys::defence::{Defence, is_on};
 
 mod completion;
 mod create;
@@ -149,7 +148,7 @@ fn prepare() -> Result<()> {
     if is_on(Defence::CloseFiles) {
         sys::fd::inherit().doing(what)?;
     }
-    sys::signal::ignore_broken_pipes().doing(what)
+    sys::signal::ignore_failed_writes().doing(what)
 }
 
 fn run(args: Vec<OsString>) -> u8 {

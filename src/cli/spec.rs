@@ -100,11 +100,10 @@ pub(super) fn explain(error: &BundleError) -> Error {
     match error {
         BundleError::Invalid(found) => problems(found),
         other => {
-            let told = Error::new("cannot use the bundle").because(other);
-            let told = match other {
-                BundleError::Read(cause) => told.because(cause),
-                _ => told,
-            };
+            let mut told = Error::new("cannot use the bundle").because(other);
+            if let Some(cause) = std::error::Error::source(other) {
+                told = told.because(cause);
+            }
             match other.hint() {
                 Some(hint) => told.hint(hint),
                 None => told,

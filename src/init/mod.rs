@@ -150,8 +150,8 @@ impl Init<'_> {
     fn set_up(&self) -> Result<Option<Program>> {
         let mut kept = vec![self.line.as_fd()];
         kept.extend(self.gate.as_ref().map(AsFd::as_fd));
+        let own = sys::fd::FIRST + self.manner.preserved.count;
         if is_on(Defence::CloseFiles) {
-            let own = sys::fd::FIRST + self.manner.preserved.count;
             sys::fd::close_others(own, &kept)
                 .doing(|| "cannot close inherited files".to_owned())?;
         }

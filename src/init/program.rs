@@ -42,8 +42,8 @@ impl Program {
         privileges::apply(process)?;
         // The program's own ids may open what the container's root may not (a home directory on NFS).
         entered.or_else(|_| enter(&process.cwd))?;
+        let own = sys::fd::FIRST + preserved.count;
         if is_on(Defence::CloseFiles) {
-            let own = sys::fd::FIRST + preserved.count;
             sys::fd::close_others(own, kept).doing(|| "cannot close files".to_owned())?;
         }
         verify_directory(&process.cwd)?;

@@ -23,6 +23,7 @@ mod foreground;
 mod handover;
 mod host_terminal;
 pub mod line;
+mod nameless;
 mod relay;
 mod whole_file;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
+use super::nameless::Linker;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
@@ -16,6 +17,7 @@ pub struct WholeFile {
     name: OsString,
     path: PathBuf,
     kind: &'static str,
+    linker: Linker,
 }
 
 impl WholeFile {
@@ -38,12 +40,17 @@ impl WholeFile {
             name: name.to_owned(),
             path: path.to_owned(),
             kind,
+            linker: Linker::prepare(),
         })
     }
 
     /// Writes `content` to a new file that then takes the name.
     pub fn write(&self, content: &str) -> Result<()> {
         let what = || format!("cannot write the {} {:?}", self.kind, self.path);
+        let written = self.linker.write(&self.directory, &self.name, content);
+        if written.doing(what)? {
+            return Ok(());
+        }
         let mut draft = OsString::from(".");
         draft.push(&self.name);
         draft.push(format!(".{}", sys::process::own_pid()));

@@ -90,32 +90,43 @@ impl Store {
     /// Makes the directory of a new container and locks it. What a killed `create` left under the id is taken over.
     pub fn create(&self, id: &str) -> Result<Entry> {
         check_id(id)?;
-        let exists = || Error::new("container with given ID already exists");
         loop {
             let made = self.make_directory(id)?;
-            let entry = match self.find(id) {
-                // Deleted in between.
-                Err(_) if !made => continue,
-                found => found?,
-            };
-            if made {
-                // Somebody may have taken a directory this new for a leftover: she has it then.
-                entry.flock(FlockOperation::LockExclusive)?;
-            } else if entry
-                .flock(FlockOperation::NonBlockingLockExclusive)
-                .is_err()
-            {
-                return Err(exists());
+            match self.take(id, made) {
+                Ok(None) => {}
+                Ok(Some(entry)) => return Ok(entry),
+                Err(error) => {
+                    if made {
+                        // Empty still, or somebody else's by now and then not removed.
+                        let _first_error_counts =
+                            rustix::fs::unlinkat(&self.fd, id, AtFlags::REMOVEDIR);
+                    }
+                    return Err(error);
+                }
             }
-            if entry.is_removed()? {
-                continue;
-            }
-            if entry.has(RECORD) {
-                return Err(exists());
-            }
-            self.clear(&entry)?;
-            return Ok(entry);
         }
+    }
+
+    /// Locks the directory of a container that is to be; `None` when it was removed meanwhile.
+    fn take(&self, id: &str, made: bool) -> Result<Option<Entry>> {
+        let exists = || Error::new("container with given ID already exists");
+        let Some(entry) = self.find_if_there(id)? else {
+            return Ok(None);
+        };
+        if made {
+            // Somebody may have taken a directory this new for a leftover: she has it then.
+            entry.flock(FlockOperation::LockExclusive)?;
+        } else if !entry.try_lock()? {
+            return Err(exists());
+        }
+        if entry.is_removed()? {
+            return Ok(None);
+        }
+        if entry.has(RECORD)? {
+            return Err(exists());
+        }
+        self.clear(&entry)?;
+        Ok(Some(entry))
     }
 
     /// Whether the directory is new.
@@ -132,14 +143,19 @@ impl Store {
 
     /// Opens the directory of container `id`.
     pub fn find(&self, id: &str) -> Result<Entry> {
+        self.find_if_there(id)?.ok_or_else(missing)
+    }
+
+    /// As [`Store::find`]; `None` when there is no such container.
+    pub fn find_if_there(&self, id: &str) -> Result<Option<Entry>> {
         check_id(id)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.fd, id, flags, Mode::empty()) {
-            Ok(fd) => Ok(Entry {
+            Ok(fd) => Ok(Some(Entry {
                 fd,
                 id: id.to_owned(),
-            }),
-            Err(rustix::io::Errno::NOENT) => Err(missing()),
+            })),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(e) => {
                 let cause = sys::Error::new("openat", format!("{:?}", self.path.join(id)), e);
                 Err(Error::new(format!("cannot open the state of container {id:?}")).because(cause))
@@ -216,11 +232,16 @@ impl Entry {
 
     /// Waits for the lock and holds it until [`Entry::unlock`] or drop. The container may be gone by then.
     pub fn lock(&self) -> Result<()> {
-        self.flock(FlockOperation::LockExclusive)?;
-        if self.is_removed()? {
-            return Err(missing());
+        match self.lock_if_there()? {
+            true => Ok(()),
+            false => Err(missing()),
         }
-        Ok(())
+    }
+
+    /// As [`Entry::lock`]; whether the container is still there.
+    pub fn lock_if_there(&self) -> Result<bool> {
+        self.flock(FlockOperation::LockExclusive)?;
+        Ok(!self.is_removed()?)
     }
 
     /// Lets go of the lock.
@@ -229,9 +250,29 @@ impl Entry {
     }
 
     fn flock(&self, operation: FlockOperation) -> Result<()> {
-        rustix::fs::flock(&self.fd, operation)
-            .map_err(|e| sys::Error::new("flock", format!("state directory, {operation:?}"), e))
-            .doing(|| format!("cannot lock the state of container {:?}", self.id))
+        loop {
+            match rustix::fs::flock(&self.fd, operation) {
+                Err(rustix::io::Errno::INTR) => {}
+                answer => return answer.map_err(|e| self.lock_error(operation, e)),
+            }
+        }
+    }
+
+    /// Takes the lock unless somebody holds it; whether it was taken.
+    fn try_lock(&self) -> Result<bool> {
+        let operation = FlockOperation::NonBlockingLockExclusive;
+        match rustix::fs::flock(&self.fd, operation) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            answer => answer
+                .map(|()| true)
+                .map_err(|e| self.lock_error(operation, e)),
+        }
+    }
+
+    fn lock_error(&self, operation: FlockOperation, errno: rustix::io::Errno) -> Error {
+        Error::new(format!("cannot lock the state of container {:?}", self.id)).because(
+            sys::Error::new("flock", format!("state directory, {operation:?}"), errno),
+        )
     }
 
     fn is_removed(&self) -> Result<bool> {
@@ -241,8 +282,13 @@ impl Entry {
         Ok(stat.st_nlink == 0)
     }
 
-    fn has(&self, name: &str) -> bool {
-        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    fn has(&self, name: &str) -> Result<bool> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(e) => Err(sys::Error::new("fstatat", format!("{name:?}"), e))
+                .doing(|| format!("cannot examine the state of container {:?}", self.id)),
+        }
     }
 
     /// Whether somebody holds the lock now.
@@ -310,9 +356,10 @@ impl Entry {
             .doing(|| format!("cannot read the config of container {:?}", self.id))
     }
 
-    /// Whether init waits for `start`.
+    /// Whether init waits for `start`. The name alone says too little: a `start` that is killed after init has become
+    /// the program does not remove it.
     pub fn has_gate(&self) -> bool {
-        self.has(GATE)
+        self.has(GATE).unwrap_or(true) && sys::socket::is_bound(&self.fd, GATE).unwrap_or(true)
     }
 
     /// Removes the gate once the container runs.

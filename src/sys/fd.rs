@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::defence::{Defence, is_on};
 use super::{Error, Result};
 
 /// The first number that was free when the program began; 0 before [`inherit`].
@@ -19,6 +20,9 @@ pub fn inherit() -> Result<()> {
     }
     FIRST_FREE.store(free.unsigned_abs(), Ordering::Relaxed);
     drop(owned(free));
+    if !is_on(Defence::CloseFiles) {
+        return Ok(());
+    }
     close_range(FIRST, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 

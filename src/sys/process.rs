@@ -168,18 +168,25 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
 
 /// Waits at most `milliseconds` for a process that need not be a child to end; whether it did.
 pub fn wait_ended(pidfd: impl AsFd, milliseconds: i32) -> Result<bool> {
-    let mut poll = libc::pollfd {
-        fd: pidfd.as_fd().as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one pollfd is passed, which outlives the call.
-    let answer = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
-    if answer < 0 {
+    let begin = std::time::Instant::now();
+    loop {
+        let mut poll = libc::pollfd {
+            fd: pidfd.as_fd().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let spent = i32::try_from(begin.elapsed().as_millis()).unwrap_or(i32::MAX);
+        let left = milliseconds.saturating_sub(spent).max(0);
+        // SAFETY: one pollfd is passed, which outlives the call.
+        let answer = unsafe { libc::poll(&raw mut poll, 1, left) };
+        if answer >= 0 {
+            return Ok(answer > 0);
+        }
         let errno = std::io::Error::last_os_error();
-        return Err(Error::new("poll", "pidfd, POLLIN", errno));
+        if errno.raw_os_error() != Some(libc::EINTR) {
+            return Err(Error::new("poll", "pidfd, POLLIN", errno));
+        }
     }
-    Ok(answer > 0)
 }
 
 /// What a process used, and all of its children that it waited for (getrusage(2)).

@@ -57,13 +57,17 @@ pub fn stop_here() -> Result<()> {
         .map_err(|e| Error::new("tgkill", "self, SIGSTOP", e))
 }
 
-/// A reader that went away is an error of write(2), not the end of this process in the middle of its work.
-pub fn ignore_broken_pipes() -> Result<()> {
+/// A reader that went away (SIGPIPE) and a file at its size limit (SIGXFSZ) are errors of write(2), not the end of this
+/// process in the middle of its work.
+pub fn ignore_failed_writes() -> Result<()> {
+    use nix::sys::signal::Signal::{SIGPIPE, SIGXFSZ};
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: ignoring a signal runs no code of ours.
-    unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGPIPE, &ignore) }
-        .map(|_| ())
-        .map_err(|e| Error::new("rt_sigaction", "SIGPIPE, SIG_IGN", e))
+    for signal in [SIGPIPE, SIGXFSZ] {
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { nix::sys::signal::sigaction(signal, &ignore) }
+            .map_err(|e| Error::new("rt_sigaction", format!("{signal}, SIG_IGN"), e))?;
+    }
+    Ok(())
 }
 
 /// Lets ended children wait to be asked for: a caller may have ignored SIGCHLD, and then the kernel reaps them unasked.
@@ -76,7 +80,7 @@ pub fn keep_ended_children() -> Result<()> {
 }
 
 /// Gives every signal its default action: what a program started by `execve` inherits as ignored stays ignored,
-/// and this program ignores SIGPIPE.
+/// and this program ignores SIGPIPE and SIGXFSZ.
 pub fn reset_actions() {
     /// What rt_sigaction(2) takes: handler, flags, restorer and mask. All zero is SIG_DFL.
     const DEFAULT: [u64; 4] = [0; 4];

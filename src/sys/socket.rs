@@ -136,6 +136,21 @@ pub fn connect(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Whether a socket of this kind is bound at `name` in the directory `dir` and still open somewhere.
+///
+/// Its owner notices nothing: a datagram socket cannot connect to it, which the kernel says (EPROTOTYPE) once it has
+/// found the socket; for a name that nobody holds any more it says ECONNREFUSED.
+pub fn is_bound(dir: impl AsFd, name: &str) -> Result<bool> {
+    let flags = SocketFlags::CLOEXEC;
+    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)
+        .map_err(|e| Error::new("socket", "AF_UNIX, SOCK_DGRAM", e))?;
+    match rustix::net::connect(&probe, &address(&dir, name)?) {
+        Ok(()) | Err(rustix::io::Errno::PROTOTYPE) => Ok(true),
+        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(false),
+        Err(e) => Err(Error::new("connect", format!("fd, {name:?}"), e)),
+    }
+}
+
 /// Takes the next connection of a listening socket.
 pub fn accept(listener: impl AsFd) -> Result<OwnedFd> {
     loop {

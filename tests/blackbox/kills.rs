@@ -244,6 +244,11 @@ fn a_pid_file_is_not_written_through_a_link() {
             ran.fails(1, "cannot write the pid file");
             return;
         }
+        // A file that had no name before the right one.
+        let pid: u32 = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
+        if (first..first + 2000).contains(&pid) {
+            return;
+        }
     }
     skip!("the pid was never foreseen");
 }

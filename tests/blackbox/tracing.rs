@@ -1,0 +1,236 @@
+//! strace(1) as a tool of tests: which system calls a command makes, and what happens when the n-th one ends it or fails.
+//!
+//! Only the runtime's own process is traced, or init alone once it is attached to: the setuid helpers would lose their
+//! privilege under a tracer.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::{Ran, Running, spawn, wait_for};
+
+const STRACE: &str = "/usr/bin/strace";
+
+/// Whether strace is there, and may trace.
+pub(crate) fn works() -> bool {
+    Path::new(STRACE).exists()
+        && spawn(
+            Command::new(STRACE).args(["-o", "/dev/null", "/bin/true"]),
+            b"",
+        )
+        .wait()
+        .code
+            == 0
+}
+
+/// A system call of a trace: its name and its whole line.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) name: String,
+    pub(crate) line: String,
+}
+
+impl Call {
+    /// Whether the kernel let it succeed.
+    pub(crate) fn succeeded(&self) -> bool {
+        !self.line.contains(" = -1 ")
+    }
+}
+
+/// The calls in strace's output, in order; an unfinished last one counts.
+pub(crate) fn calls(path: &Path) -> Vec<Call> {
+    let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+    text.lines()
+        .filter_map(|line| {
+            let (name, _) = line.split_once('(')?;
+            let is_call = !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte == b'_' || byte.is_ascii_alphanumeric());
+            is_call.then(|| Call {
+                name: name.to_owned(),
+                line: line.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// `command` under strace with these options.
+pub(crate) fn under_strace(options: &[&str], output: &Path, command: &Command) -> Command {
+    let mut strace = Command::new(STRACE);
+    strace
+        .arg("-qq")
+        .args(options)
+        .arg("-o")
+        .arg(output)
+        .arg(command.get_program())
+        .args(command.get_args());
+    if let Some(directory) = command.get_current_dir() {
+        strace.current_dir(directory);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => strace.env(name, value),
+            None => strace.env_remove(name),
+        };
+    }
+    strace
+}
+
+/// Runs the command to its end and gives its calls.
+#[track_caller]
+pub(crate) fn trace(command: &Command, output: &Path) -> Vec<Call> {
+    spawn(&mut under_strace(&[], output, command), b"")
+        .wait()
+        .ok();
+    calls(output)
+}
+
+/// What happens to one call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fate {
+    /// The process is killed before it.
+    Kill,
+    /// It is not made, and fails with this error.
+    Error(&'static str),
+}
+
+/// strace's option for a fate of the `n`-th call of `calls`, counted from 0. (strace counts each name for itself.)
+pub(crate) fn inject(calls: &[Call], n: usize, fate: Fate) -> String {
+    let fate = match fate {
+        Fate::Kill => "signal=KILL".to_owned(),
+        Fate::Error(errno) => format!("error={errno}"),
+    };
+    let name = &calls[n].name;
+    let number = calls[..=n].iter().filter(|call| call.name == *name).count();
+    format!("--inject={name}:{fate}:when={number}")
+}
+
+/// Runs the command with a fate for the `n`-th of its `calls`, from 0. Its pid comes first.
+pub(crate) fn run_injected(
+    command: &Command,
+    scratch: &Path,
+    calls: &[Call],
+    n: usize,
+    fate: Fate,
+) -> (u32, Ran) {
+    let directory = scratch.join("traces");
+    fs::create_dir(&directory).unwrap();
+    let option = inject(calls, n, fate);
+    let options = ["--output-separately", &*option];
+    let ran = spawn(
+        &mut under_strace(&options, &directory.join("t"), command),
+        b"",
+    )
+    .wait();
+    let name = fs::read_dir(&directory).unwrap().next().unwrap().unwrap();
+    let pid = name.path().extension().unwrap().to_str().unwrap().parse();
+    fs::remove_dir_all(&directory).unwrap();
+    (pid.unwrap(), ran)
+}
+
+/// The pids of the children of a process.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
+/// The letter of proc_pid_stat(5); `None` when there is no such process.
+pub(crate) fn process_state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// A `run` or `create` that is stopped, by strace, after its `n`-th call of one kind.
+pub(crate) struct Stopped {
+    strace: Option<Running>,
+    pub(crate) runtime: u32,
+}
+
+impl Stopped {
+    pub(crate) fn after(command: &Command, scratch: &Path, kind: &str, n: usize) -> Stopped {
+        let option = format!("--inject={kind}:signal=STOP:when={n}");
+        let options = [&*option];
+        let output = scratch.join("stopped");
+        let strace = spawn(&mut under_strace(&options, &output, command), b"");
+        let runtime = wait_for("the runtime to stop", || {
+            let runtime = *children(strace.pid()).first()?;
+            // strace's own fork for the command bears strace's name at first.
+            let is_stopped = process_state(runtime) == Some('t')
+                && fs::read_to_string(&output)
+                    .unwrap_or_default()
+                    .contains("stopped by SIGSTOP");
+            is_stopped.then_some(runtime)
+        });
+        Stopped {
+            strace: Some(strace),
+            runtime,
+        }
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        crate::harness::send_signal(self.runtime, "CONT");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> Ran {
+        self.strace.take().unwrap().wait()
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // A test that fails: what is stopped holds the container's lock, also when its tracer has gone.
+        if self.strace.take().is_some() && process_state(self.runtime).is_some() {
+            crate::harness::send_signal(self.runtime, "KILL");
+        }
+    }
+}
+
+/// A strace that is attached to a process.
+pub(crate) struct Attached {
+    strace: std::process::Child,
+    pub(crate) output: PathBuf,
+}
+
+impl Attached {
+    pub(crate) fn to(pid: u32, options: &[&str], scratch: &Path) -> Attached {
+        let output = scratch.join("attached");
+        let strace = Command::new(STRACE)
+            .arg("-qq")
+            .args(options)
+            .arg("-o")
+            .arg(&output)
+            .args(["-p", &pid.to_string()])
+            .spawn()
+            .unwrap();
+        let status = format!("/proc/{pid}/status");
+        let tracer = format!("TracerPid:\t{}\n", strace.id());
+        wait_for("strace to be attached", || {
+            // The very first call may have had its fate already.
+            let status = fs::read_to_string(&status).unwrap_or_default();
+            (status.contains(&tracer) || process_state(pid).is_none_or(|state| state == 'Z'))
+                .then_some(())
+        });
+        Attached { strace, output }
+    }
+
+    /// Lets go of the process, if it is there still, and gives the calls it made.
+    pub(crate) fn detach(mut self) -> Vec<Call> {
+        let pid = nix::unistd::Pid::from_raw(self.strace.id().try_into().unwrap());
+        if self.strace.try_wait().unwrap().is_none() {
+            // It detaches when it is asked to end.
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        }
+        let status = self.strace.wait().unwrap();
+        assert!(status.code().is_some() || status.signal().is_some());
+        let calls = calls(&self.output);
+        fs::remove_file(&self.output).unwrap();
+        calls
+    }
+}
