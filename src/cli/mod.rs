@@ -145,9 +145,7 @@ fn prepare() -> Result<()> {
     let what = || "cannot prepare this process".to_owned();
     sys::fd::fill_stdio().doing(what)?;
     // Nothing the caller happens to have open is passed on by accident (CVE-2024-21626).
-    if is_on(Defence::CloseFiles) {
-        sys::fd::inherit().doing(what)?;
-    }
+    sys::fd::inherit().doing(what)?;
     sys::signal::ignore_failed_writes().doing(what)
 }
 
