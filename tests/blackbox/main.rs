@@ -37,6 +37,7 @@ mod process;
 mod ps;
 mod pty;
 mod races;
+mod security_md;
 mod sockets;
 mod state;
 mod strings;
