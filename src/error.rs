@@ -127,7 +127,7 @@ pub fn printable(text: &str) -> String {
 pub fn printable_json(json: &str) -> String {
     let mut clean = String::with_capacity(json.len());
     for c in json.chars() {
-        if c.is_control() && c != '\n' {
+        if c.is_control() && c != '\n' && is_on(Defence::Printable) {
             clean.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
             clean.push(c);

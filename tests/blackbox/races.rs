@@ -18,7 +18,7 @@ use crate::weak::{self, Outcome, held_by, off};
 /// How often a container is started against the attacker.
 const STARTS: u32 = 2000;
 /// The time that one race may take, on a machine that is too slow for all starts.
-const AT_MOST: Duration = Duration::from_secs(100);
+const AT_MOST: Duration = Duration::from_secs(60);
 /// With the defence off a win is certain long before.
 const STARTS_UNTIL_WON: u32 = 400;
 
