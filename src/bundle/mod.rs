@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 mod json;
 mod raw;
@@ -243,7 +244,7 @@ pub(crate) fn pointer_token(key: &str) -> String {
 
 /// `text` with everything a terminal might act upon escaped as in a Rust string; quotes and backslashes stay.
 pub(crate) fn escape(text: &str) -> String {
-    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || !is_on(Defence::Printable) {
         return text.to_owned();
     }
     text.chars()

@@ -7,7 +7,7 @@ use super::beneath::{Links, RootDir, is_directory};
 use super::rootfs::Sources;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
-use crate::sys::defence::{Defence, is_on};
+use crate::sys::defence::{self, Defence, is_on};
 use crate::sys::mount as kernel;
 
 const MASK_ATTRIBUTES: u64 = kernel::MOUNT_ATTR_RDONLY
@@ -72,10 +72,27 @@ pub(super) fn make_all_readonly(paths: &[PathBuf], root: &RootDir) -> Result<()>
             continue;
         };
         let tree = kernel::clone_tree(&place, true, path).doing(what)?;
+        if !is_on(Defence::ResolveOnce) {
+            make_readonly_by_path(&tree, &place, path, root).doing(what)?;
+            continue;
+        }
         kernel::set_attributes(&tree, true, kernel::MOUNT_ATTR_RDONLY, 0, 0).doing(what)?;
         kernel::attach(&tree, &place, path).doing(what)?;
     }
     Ok(())
+}
+
+/// What is not done: it becomes read-only in its place, by the path, which may lead elsewhere by now (GHSA-3q8j-pf29-vwv8).
+fn make_readonly_by_path(
+    tree: &OwnedFd,
+    place: &OwnedFd,
+    path: &Path,
+    root: &RootDir,
+) -> sys::Result<()> {
+    kernel::attach(tree, place, path)?;
+    defence::linger();
+    let again = root.open(path, Links::InRoot)?;
+    kernel::set_attributes(&again, true, kernel::MOUNT_ATTR_RDONLY, 0, 0)
 }
 
 fn find(root: &RootDir, path: &Path) -> sys::Result<Option<OwnedFd>> {

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::harness::{Fixture, Ran, lodger_only, skip};
+use crate::harness::{Fixture, Ran, lodger_only};
 use crate::nested::{nested, on_host_dev};
 use crate::weak::{Outcome, held_by, off};
 
@@ -453,51 +453,4 @@ fn cve_2025_31133_masked_devnull_of_the_host_missing() {
         );
         seen_through(&ran)
     });
-}
-
-/// Without a cgroup namespace the host's tree is bound: not for writing, whatever is delegated to the caller.
-#[test]
-fn cve_2023_25809_cgroup_ro() {
-    lodger_only!("switching defences off");
-    if !Path::new("/sys/fs/cgroup").is_dir() {
-        skip!("there is no /sys/fs/cgroup");
-    }
-    held_by(&["ReadonlyCgroup"], || {
-        let mut fixture = Fixture::with_own_root();
-        fixture.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": []}));
-        fixture.args(&["cat", "/proc/self/mountinfo"]);
-        let out = fixture.run().ok();
-        let writable: Vec<&str> = out
-            .lines()
-            .filter(|line| {
-                line.split(' ')
-                    .nth(4)
-                    .is_some_and(|path| path.starts_with("/sys/fs/cgroup"))
-            })
-            .filter(|line| {
-                !line
-                    .split(' ')
-                    .nth(5)
-                    .unwrap()
-                    .split(',')
-                    .any(|word| word == "ro")
-            })
-            .collect();
-        assert!(out.contains("/sys/fs/cgroup"), "{out}");
-        Outcome::of(
-            (!writable.is_empty()).then(|| writable.join("\n")),
-            "all read-only",
-        )
-    });
-}
-
-/// The root filesystem itself may be named through a link: that is the caller's choice, and it is resolved once.
-#[test]
-fn incus_2026_23953_a_root_that_is_a_link_is_resolved_once() {
-    let mut fixture = Fixture::with_own_root();
-    let other: PathBuf = fixture.path("bundle/link");
-    symlink("rootfs", &other).unwrap();
-    fixture.config["root"]["path"] = Value::from("link");
-    fixture.sh("echo ran");
-    assert_eq!(fixture.run().ok(), "ran\n");
 }

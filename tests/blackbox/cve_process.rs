@@ -400,7 +400,7 @@ fn rawctrl_in_messages() {
             Outcome::of(raw(&ran.err).then(|| format!("{:?}", ran.err)), ran.err)
         });
     }
-    held_by(&["Printable"], || {
+    let listed = |args: &[&str]| {
         let fixture = Fixture::new();
         fixture.write_config();
         let evil = fixture.path(EVIL);
@@ -408,9 +408,12 @@ fn rawctrl_in_messages() {
         let mut command = fixture.command(&["create", "c"]);
         spawn(command.current_dir(&evil), b"").wait().ok();
         fs::create_dir(fixture.bundle()).unwrap();
-        let out = fixture.bare(&["list"]).ok();
+        let out = fixture.bare(args).ok();
         Outcome::of(raw(&out).then(|| format!("{out:?}")), out.clone())
-    });
+    };
+    for args in [&["list"][..], &["list", "-f", "json"], &["state", "c"]] {
+        held_by(&["Printable"], || listed(args));
+    }
 }
 
 /// Other users of the machine can neither list nor open anything of a container's state.
