@@ -1,5 +1,7 @@
 //! `delete`.
 
+use std::os::fd::OwnedFd;
+
 use super::{Global, select};
 use crate::error::{Doing, Error, Result};
 use crate::log::Log;
@@ -64,7 +66,7 @@ fn one(global: &Global, id: &str, force: bool, log: &Log) -> Result<()> {
         }
         // Damaged: with --force the state goes, and with it all we know.
         Err(error) if !force => return Err(error.within(what())),
-        Err(error) => tracing::debug!("removing the damaged state: {}", error.message()),
+        Err(error) => end_salvaged(&entry, error, &mut notes).map_err(|e| e.within(what()))?,
     }
     tracing::debug!(id = entry.id(), state = ?store.path(), "removing the state");
     store.remove(&entry)?;
@@ -126,17 +128,39 @@ pub(super) fn end_others(entry: &Entry) -> Result<()> {
     }
 }
 
+/// Ends the process of a container whose record is damaged, as far as that still tells which it is.
+fn end_salvaged(entry: &Entry, damage: Error, notes: &mut Vec<Note>) -> Result<()> {
+    match entry.salvage() {
+        Some(pidfd) => end_process(&pidfd),
+        None => {
+            notes.push(Note {
+                property: "state.json".to_owned(),
+                reason: format!(
+                    "removed, though its container may run: {}",
+                    damage.message()
+                ),
+                remedy: "look for its processes with ps(1), and end them with kill(1)".to_owned(),
+            });
+            Ok(())
+        }
+    }
+}
+
 /// Ends the container's first process.
 fn end_first(record: &Record) -> Result<()> {
-    let Some(pidfd) = record.process.open(&record.boot_id)? else {
-        return Ok(());
-    };
+    match record.process.open(&record.boot_id)? {
+        Some(pidfd) => end_process(&pidfd),
+        None => Ok(()),
+    }
+}
+
+fn end_process(pidfd: &OwnedFd) -> Result<()> {
     let what = || "cannot end its process".to_owned();
-    match sys::process::send_signal(&pidfd, nix::libc::SIGKILL) {
+    match sys::process::send_signal(pidfd, nix::libc::SIGKILL) {
         Err(error) if error.is(nix::libc::ESRCH) => return Ok(()),
         sent => sent.doing(what)?,
     }
-    if sys::process::wait_ended(&pidfd, PATIENCE).doing(what)? {
+    if sys::process::wait_ended(pidfd, PATIENCE).doing(what)? {
         return Ok(());
     }
     Err(Error::new(what())

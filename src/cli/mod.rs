@@ -186,7 +186,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Start(args) => start::start(global, &args),
         Command::Exec(args) => exec::exec(global, args, log),
         Command::State(args) => show::state(global, &args),
-        Command::List(args) => show::list(global, &args),
+        Command::List(args) => show::list(global, &args, log),
         Command::Ps(args) => ps::ps(global, &args),
         Command::Kill(args) => kill::kill(global, &args),
         Command::Wait(args) => wait::wait(global, &args),

@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use super::{Global, print};
 use crate::error::{Error, Result, printable, printable_json};
+use crate::log::Log;
+use crate::plan::Note;
 use crate::state::{Entry, Record, Status, Store};
 
 /// Print the state of a container as JSON
@@ -119,21 +121,32 @@ pub(crate) fn state(global: &Global, args: &StateArgs) -> Result<u8> {
     Ok(0)
 }
 
+fn unlisted(id: &str, error: &Error) -> Note {
+    Note {
+        property: id.to_owned(),
+        reason: format!("not listed: {}", error.message()),
+        remedy: error.hints().unwrap_or_default(),
+    }
+}
+
 /// Does what `list` asks. A missing state directory is an empty list.
-pub(crate) fn list(global: &Global, args: &ListArgs) -> Result<u8> {
+pub(crate) fn list(global: &Global, args: &ListArgs, log: &Log) -> Result<u8> {
     let mut states = Vec::new();
+    let mut notes = Vec::new();
     if let Some(store) = Store::open(global.root.as_deref())? {
         for id in store.ids()? {
-            // A container that was deleted since, or whose state is damaged, must not hide the others.
-            match store
-                .find(&id)
-                .and_then(|entry| Ok(State::of(&entry, entry.record()?)))
-            {
-                Ok(state) => states.push(state),
-                Err(error) => tracing::debug!("not listed: {}", error.message()),
+            // Deleted since.
+            let Some(entry) = store.find_if_there(&id)? else {
+                continue;
+            };
+            match entry.record() {
+                Ok(record) => states.push(State::of(&entry, record)),
+                // A container whose state is damaged must not hide the others.
+                Err(error) => notes.push(unlisted(&id, &error)),
             }
         }
     }
+    log.notes(&notes);
     let text = match (args.quiet, args.format) {
         (true, _) => states
             .iter()

@@ -337,6 +337,14 @@ impl Entry {
         }
     }
 
+    /// The container's init, if it is alive and a record that cannot be read still tells of it. As in [`Entry::record`],
+    /// pid, start time and boot must be its own.
+    pub fn salvage(&self) -> Option<OwnedFd> {
+        let text = sys::path::read_regular_at(&self.fd, Path::new(RECORD), MAX_FILE).ok()?;
+        let (process, boot_id) = record::salvage(&text)?;
+        process.open(&boot_id).ok()?
+    }
+
     /// The record of a container that must have one.
     pub fn existing_record(&self) -> Result<Record> {
         self.record()?.ok_or_else(|| {

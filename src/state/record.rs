@@ -78,3 +78,36 @@ pub struct OuterRecord {
     /// The gids in it, each mapped to itself.
     pub gids: Vec<IdRange>,
 }
+
+/// What a damaged record still tells: the container's init and the boot it was made in, where both are whole.
+pub(super) fn salvage(text: &[u8]) -> Option<(ProcessIdentity, String)> {
+    let text = String::from_utf8_lossy(text);
+    Some((member(&text, "process")?, member(&text, "boot_id")?))
+}
+
+/// The value after the first `"name":`, if it is whole.
+fn member<T: for<'a> Deserialize<'a>>(text: &str, name: &str) -> Option<T> {
+    let (_, rest) = text.split_once(&format!("\"{name}\":"))?;
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter();
+    values.next()?.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_whole_is_salvaged() {
+        let process = ProcessIdentity {
+            pid: 7,
+            start_time: 42,
+        };
+        let whole =
+            r#"{"oci_version":"1.0.2","process":{"pid":7,"start_time":42},"boot_id":"b","bu"#;
+        assert_eq!(salvage(whole.as_bytes()), Some((process, "b".to_owned())));
+        for length in 0..whole.len() - 6 {
+            assert_eq!(salvage(&whole.as_bytes()[..length]), None, "{length}");
+        }
+        assert_eq!(salvage(b"\xff\"process\":{}"), None);
+    }
+}

@@ -112,7 +112,6 @@ fn a_damaged_record_is_one_error() {
     lodger_only!("the record of a container");
     let mut fixture = Fixture::new();
     fixture.sleeping("c");
-    let pid = pid_of(&fixture);
     let whole = fs::read(record_path(&fixture)).unwrap();
     let assert_clear = |ran: Ran, what: &str| {
         assert!(
@@ -148,7 +147,9 @@ fn a_damaged_record_is_one_error() {
             "{ran:#?}"
         );
     }
-    assert_eq!(fixture.bare(&["list", "-q"]).ok(), "");
+    let listed = fixture.bare(&["list", "-q"]).exits(0);
+    assert_eq!(listed.out, "");
+    assert!(listed.err.contains("note: c: not listed"), "{listed:#?}");
     // A generator with a fixed start (Knuth, MMIX), so that a failure can be repeated.
     let mut random = 42_u64;
     let mut next = |end: usize| {
@@ -180,8 +181,30 @@ fn a_damaged_record_is_one_error() {
         fixture.bare(&["list"]).ok();
     }
     assert!(refused > 200, "{refused}");
+    fs::write(record_path(&fixture), &whole).unwrap();
+}
+
+/// A record that was cut off still tells which process was the container's: that is not left behind. With nothing to tell,
+/// that is said.
+#[test]
+fn a_damaged_record_is_deleted_with_what_it_still_tells() {
+    lodger_only!("the record of a container");
+    let mut fixture = Fixture::new();
+    fixture.sleeping("c");
+    let pid = pid_of(&fixture);
+    let whole = fs::read(record_path(&fixture)).unwrap();
+    let cut = whole.len() - 10;
+    fs::write(record_path(&fixture), &whole[..cut]).unwrap();
+    let ran = fixture.bare(&["delete", "-f", "c"]).exits(0);
+    assert_eq!(ran.err, "");
+    assert!(!fixture.path("state/c").exists());
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    fixture.sleeping("c");
+    let pid = pid_of(&fixture);
     fs::write(record_path(&fixture), b"{").unwrap();
-    fixture.bare(&["delete", "-f", "c"]).ok();
+    let ran = fixture.bare(&["delete", "-f", "c"]).exits(0);
+    assert!(ran.err.contains("its container may run"), "{ran:#?}");
     assert!(!fixture.path("state/c").exists());
     send_signal(pid, "KILL");
 }
