@@ -5,6 +5,7 @@
  *
  *   floor run ROOTFS CMD…         cold: make the outer user namespace O, the container's C in it, wait for CMD
  *   floor warm PID ROOTFS CMD…    the same, but O is taken from the container that PID runs in
+ *   floor terminal ROOTFS CMD…    as run, on a terminal of the container's own, shown on the caller's
  *   floor hold DIR ROOTFS CMD…    as run, and DIR/pid is written once CMD runs; ends with its caller
  *   floor create DIR ROOTFS CMD…  cold, up to the point where CMD could be executed
  *   floor start DIR               execute it
@@ -12,7 +13,7 @@
  *   floor exec PID CMD…           CMD inside the container of PID
  *   floor state DIR               print whether the container lives
  *
- * Build: cc -O2 -static -o floor floor.c floor_root.c */
+ * Build: cc -O2 -static -o floor floor.c floor_root.c floor_terminal.c */
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
@@ -31,6 +32,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -256,6 +258,7 @@ struct job {
     int go[2];       /* parent to C: the maps are written */
     int report[2];   /* C to parent: a byte when created, the end when CMD runs or C failed */
     int single;      /* no subordinate ids: setgroups is denied */
+    int terminal;    /* CMD gets a terminal, over the socket `go` */
 };
 
 static void become_root(int single)
@@ -293,6 +296,8 @@ static void run_init(const struct job *job)
     enter_root(job->rootfs, job->single);
     if (job->fifo >= 0)
         wait_for_start(job);
+    if (job->terminal)
+        take_terminal(job->go[0]);
     drop_privileges();
     execv(job->argv[0], job->argv);
     err(1, "execve %s", job->argv[0]);
@@ -319,7 +324,10 @@ static int run_container(struct job *job, const struct ids *uids, const struct i
     /* Entering O made this process non-dumpable: the /proc files of its child would belong to root. */
     if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
         err(1, "prctl(PR_SET_DUMPABLE)");
-    make_pipe(job->go);
+    if (!job->terminal)
+        make_pipe(job->go);
+    else if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job->go))
+        err(1, "socketpair");
     make_pipe(job->report);
     pid_t pid = clone_init(job);
     close(job->go[0]);
@@ -331,6 +339,8 @@ static int run_container(struct job *job, const struct ids *uids, const struct i
     ssize_t got = read(job->report[0], &byte, 1);
     if (job->dir)
         write_file(format("%s/pid", job->dir), O_CREAT | O_TRUNC, format("%d\n", pid));
+    if (job->terminal)
+        show_terminal(job->go[1]);
     return got == 1 ? 0 : wait_for(pid);
 }
 
@@ -348,12 +358,12 @@ static int open_fifo(const char *dir)
 }
 
 /* argv: ROOTFS CMD…; dir and outer may be NULL. */
-static int command_run(char **argv, const char *outer, const char *dir, int fifo)
+static int command_run(char **argv, const char *outer, const char *dir, int fifo, int terminal)
 {
     char *user = caller_name();
     struct ids uids = read_ids("/etc/subuid", user, getuid());
     struct ids gids = read_ids("/etc/subgid", user, getgid());
-    struct job job = {.rootfs = argv[0], .argv = argv + 1, .dir = dir, .fifo = fifo};
+    struct job job = {.rootfs = argv[0], .argv = argv + 1, .dir = dir, .fifo = fifo, .terminal = terminal};
     if (!uids.count || !gids.count) {
         uids.count = gids.count = 0;
         job.single = 1;
@@ -438,13 +448,15 @@ int main(int argc, char **argv)
 {
     const char *verb = argc > 2 ? argv[1] : "";
     if (!strcmp(verb, "run") && argc > 3)
-        return command_run(argv + 2, NULL, NULL, -1);
+        return command_run(argv + 2, NULL, NULL, -1, 0);
+    if (!strcmp(verb, "terminal") && argc > 3)
+        return command_run(argv + 2, NULL, NULL, -1, 1);
     if (!strcmp(verb, "warm") && argc > 4)
-        return command_run(argv + 3, argv[2], NULL, -1);
+        return command_run(argv + 3, argv[2], NULL, -1, 0);
     if (!strcmp(verb, "hold") && argc > 4)
-        return command_run(argv + 3, NULL, argv[2], -1);
+        return command_run(argv + 3, NULL, argv[2], -1, 0);
     if (!strcmp(verb, "create") && argc > 4)
-        return command_run(argv + 3, NULL, argv[2], open_fifo(argv[2]));
+        return command_run(argv + 3, NULL, argv[2], open_fifo(argv[2]), 0);
     if (!strcmp(verb, "exec") && argc > 3)
         return command_exec(argv[2], argv + 3);
     if (!strcmp(verb, "start"))
@@ -453,6 +465,7 @@ int main(int argc, char **argv)
         return command_state(argv[2]);
     if (!strcmp(verb, "delete"))
         return command_delete(argv[2]);
-    errx(1, "usage: floor run ROOTFS CMD... | warm PID ROOTFS CMD... | hold DIR ROOTFS CMD... | "
+    errx(1, "usage: floor run ROOTFS CMD... | warm PID ROOTFS CMD... | terminal ROOTFS CMD... | "
+            "hold DIR ROOTFS CMD... | "
             "create DIR ROOTFS CMD... | start DIR | delete DIR | exec PID CMD... | state DIR");
 }

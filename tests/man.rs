@@ -32,4 +32,12 @@ fn there_is_a_page_for_each_verb_with_each_of_its_options() {
         }
     }
     assert!(names.contains(&"lodger.1".to_owned()));
+    let kill = std::fs::read_to_string(directory.path().join("lodger-kill.1")).unwrap();
+    for part in [
+        ".SH EXAMPLES",
+        ".SH EXIT STATUS",
+        "lodger kill \\-a web KILL",
+    ] {
+        assert!(kill.contains(part), "no {part:?} in {kill}");
+    }
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .base import ALL_TASKS, CROWD_TASKS, say, which
-from .lab import PROOF, Failed, Lab, Sample, add, has_ended, read_pid, wait_until
+from .lab import PROOF, TERMINAL_PROOF, Failed, Lab, Sample, add, has_ended, read_pid, wait_until
 
 
 @dataclass
@@ -173,6 +173,12 @@ class Floor(Row):
     def prove_run(self) -> None:
         self.lab.prove(self.argv("run", self.lab.rootfs, *PROOF))
 
+    def terminal(self) -> Sample:
+        return self.lab.timed(self.argv("terminal", self.lab.rootfs, "/bin/true"), terminal=True)
+
+    def prove_terminal(self) -> None:
+        self.lab.prove(self.argv("terminal", self.lab.rootfs, *TERMINAL_PROOF), terminal=True)
+
     def prove_held(self) -> None:
         self.lab.prove(self.argv("warm", self.held_pid(), self.lab.rootfs, *PROOF))
         self.lab.prove(self.argv("exec", self.held_pid(), *PROOF))
@@ -229,5 +235,5 @@ def make_rows(lab: Lab, lodger: Path, floor: Path) -> list[Row]:
     rows += [oci(name, which(name), peer_tasks) for name in ("crun", "runc", "youki")]
     bwrap = which("bwrap")
     rows.append(Bwrap("bwrap", Path(bwrap) if bwrap else None, lab, frozenset({"run"})))
-    rows.append(Floor("kernel alone", floor, lab, ALL_TASKS - CROWD_TASKS - {"terminal"}))
+    rows.append(Floor("kernel alone", floor, lab, ALL_TASKS - CROWD_TASKS))
     return rows

@@ -78,7 +78,8 @@ def children(pid: int) -> list[int]:
 
 
 def total(runtime: int) -> tuple[int, int | None]:
-    """Peak and share of the runtime and of what it started, without the container: that has a pid namespace of its own."""
+    """Of the runtime and what it started, without the container (which has a pid namespace of its own): the peak of the
+    largest process, and the sum of the shares."""
     status = status_of(runtime)
     if len(status["NSpid"].split()) > 1:
         return 0, 0
@@ -86,9 +87,9 @@ def total(runtime: int) -> tuple[int, int | None]:
     for child in children(runtime):
         if status_of(child)["State"].startswith("Z"):
             continue
-        more, more_share = total(child)
-        peak += more
-        share = None if share is None or more_share is None else share + more_share
+        child_peak, child_share = total(child)
+        peak = max(peak, child_peak)
+        share = None if share is None or child_share is None else share + child_share
     return peak, share
 
 

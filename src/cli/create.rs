@@ -18,12 +18,15 @@ use crate::{sys, userns};
 ///
 /// What the config asks for and cannot be had is an error now, not at `start`; so is a program that is not there. A
 /// container with a terminal needs --console-socket, as lodger does not stay.
-///
-/// Examples:
-///   lodger create web                       # the bundle is the working directory
-///   lodger create -b /srv/web --pid-file p web && lodger start web
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+Examples:
+  lodger create web   the bundle is the working directory
+  lodger create -b /srv/web --pid-file p web && lodger start web
+
+Exit status:
+  0  the container is set up
+  1  it could not be made, and nothing of it is left")]
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     common: Common,
@@ -34,13 +37,16 @@ pub(crate) struct CreateArgs {
 /// Signals are passed on, and the exit status is the container's: 128 + n when signal n ended it, 1 when it could not be
 /// run. Its state is removed at the end. With a terminal (process.terminal or -t), yours becomes raw as long as it runs, and
 /// the container's follows its size.
-///
-/// Examples:
-///   lodger run web                          # the bundle is the working directory
-///   lodger run -t web                       # with a terminal, whatever the config says
-///   lodger run -d --pid-file web.pid web    # returns once the program runs
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+Examples:
+  lodger run web                        the bundle is the working directory
+  lodger run -t web                     with a terminal, whatever the config says
+  lodger run -d --pid-file web.pid web  returns once the program runs
+
+Exit status:
+  that of the container's first process; 128 + n when signal n ended it
+  1  also when the container could not be run, with an error on stderr")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     common: Common,
@@ -118,8 +124,13 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
     let ended = wait_in_foreground(&made.child, relay)?;
     let told = exit_file.map_or(Ok(()), |file| file.write(ended));
     // Somebody else's `delete` may have been faster.
-    if !args.keep && entry.lock_if_there()? {
-        store.remove(&entry)?;
+    if (made.may_leave_others || !args.keep) && entry.lock_if_there()? {
+        if made.may_leave_others {
+            super::delete::end_others(&entry)?;
+        }
+        if !args.keep {
+            store.remove(&entry)?;
+        }
     }
     told.map(|()| ended.exit.shell_code())
 }

@@ -115,6 +115,17 @@ fn end_all(record: &Record, force: bool, notes: &mut Vec<Note>) -> Result<()> {
     }
 }
 
+/// Ends what the first process of a foreground container has left in the host's pid namespace.
+pub(super) fn end_others(entry: &Entry) -> Result<()> {
+    match entry.record()? {
+        Some(record) => Members::of(&record)?
+            .signal(nix::libc::SIGKILL)
+            .map(|_| ())
+            .map_err(|e| e.within(format!("cannot end container {:?}", entry.id()))),
+        None => Ok(()),
+    }
+}
+
 /// Ends the container's first process.
 fn end_first(record: &Record) -> Result<()> {
     let Some(pidfd) = record.process.open(&record.boot_id)? else {

@@ -23,13 +23,16 @@ const PROCESS_LIMIT: usize = 16 << 20;
 /// It gets the environment, user, capabilities and limits of the container's own process, changed by the options, and its
 /// standard streams are yours. Options end at the container's id. The exit status is its own, 128 + n when signal n ended it,
 /// or 255 when it could not be run.
-///
-/// Examples:
-///   lodger exec -t web bash
-///   lodger exec -u 1000:1000 -e LANG=C.UTF-8 --cwd /tmp web ls -l
-///   lodger exec --process process.json -d --pid-file p web
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+Examples:
+  lodger exec -t web bash
+  lodger exec -u 1000:1000 -e LANG=C.UTF-8 --cwd /tmp web ls -l
+  lodger exec --process process.json -d --pid-file p web
+
+Exit status:
+  that of the process; 128 + n when signal n ended it
+  255  also when it could not be run, with an error on stderr")]
 pub(crate) struct Args {
     /// Give it a terminal, shown on yours
     #[arg(short, long)]

@@ -26,6 +26,7 @@ mod kill;
 mod later;
 mod protect;
 mod ps;
+mod quick;
 mod select;
 mod show;
 mod signal;
@@ -150,8 +151,9 @@ fn prepare() -> Result<()> {
 }
 
 fn run(args: Vec<OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(&args) {
-        Ok(cli) => cli,
+    let parsed = quick::parse(&args).map_or_else(|| whole(&args), Ok);
+    let (mut global, command) = match parsed {
+        Ok(parsed) => parsed,
         Err(answer) if answer.use_stderr() => return usage(&answer, &args),
         // Help and version go to stdout and are no failure.
         Err(answer) => {
@@ -159,7 +161,6 @@ fn run(args: Vec<OsString>) -> u8 {
             return printed.map_or_else(|error| fail(&error), |()| 0);
         }
     };
-    let mut global = cli.global;
     let log = match Log::open(global.log.as_deref(), global.log_format, global.level()) {
         Ok(log) => log,
         Err(error) => return fail(&error),
@@ -167,11 +168,15 @@ fn run(args: Vec<OsString>) -> u8 {
     let done = log
         .trace()
         .and_then(|()| global.check())
-        .and_then(|()| dispatch(&global, cli.command, &log));
+        .and_then(|()| dispatch(&global, command, &log));
     done.unwrap_or_else(|error| {
         log.error(&error);
         error.exit_status()
     })
+}
+
+fn whole(args: &[OsString]) -> clap::error::Result<(Global, Command)> {
+    Cli::try_parse_from(args).map(|cli| (cli.global, cli.command))
 }
 
 fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {

@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Global, print};
-use crate::bundle::escape;
-use crate::error::{Error, Result, printable_json};
+use crate::error::{Error, Result, printable, printable_json};
 use crate::state::{Entry, Record, Status, Store};
 
 /// Print the state of a container as JSON
@@ -152,6 +151,11 @@ fn pretty(value: &impl Serialize) -> Result<String> {
         .map_err(|error| Error::new("cannot print the state").because(error))
 }
 
+/// `text` for one line of the table.
+fn cell(text: &str) -> String {
+    printable(text).replace('\n', "\\n")
+}
+
 fn table(states: &[State]) -> String {
     let header = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
     let rows = states.iter().map(|state| {
@@ -159,9 +163,9 @@ fn table(states: &[State]) -> String {
             state.id.clone(),
             state.pid.to_string(),
             state.status.to_owned(),
-            escape(&state.bundle.display().to_string()),
-            escape(&state.created),
-            escape(&state.owner),
+            cell(&state.bundle.display().to_string()),
+            cell(&state.created),
+            cell(&state.owner),
         ]
     });
     let lines: Vec<[String; 6]> = std::iter::once(header).chain(rows).collect();

@@ -40,23 +40,31 @@ pub(super) fn bind_all(plan: &Plan, sources: &Sources, root: &RootDir) -> Result
 /// Makes the links, where what they point to is there (runtime-linux.md, "Dev symbolic links").
 pub(super) fn link_all(plan: &Plan, root: &RootDir) -> Result<()> {
     for link in &plan.links {
-        if points_nowhere(link, root) {
-            continue;
+        let what = || format!("cannot make the link {:?} -> {:?}", link.path, link.target);
+        if !points_nowhere(link, root).doing(what)? {
+            make_link(link, root).doing(what)?;
         }
-        make_link(link, root)
-            .doing(|| format!("cannot make the link {:?} -> {:?}", link.path, link.target))?;
     }
     Ok(())
 }
 
 /// The absolute targets lie in /proc/self, which is there only with a /proc mount.
-fn points_nowhere(link: &Link, root: &RootDir) -> bool {
+fn points_nowhere(link: &Link, root: &RootDir) -> sys::Result<bool> {
+    if !link.target.is_absolute() {
+        return Ok(false);
+    }
     let directory = if link.target.ends_with("fd") {
         link.target.as_path()
     } else {
         link.target.parent().unwrap_or(Path::new("/"))
     };
-    link.target.is_absolute() && root.open(directory, Links::InRoot).is_err()
+    match root.open(directory, Links::InRoot) {
+        Ok(_) => Ok(false),
+        Err(e) if [nix::libc::ENOENT, nix::libc::ENOTDIR, nix::libc::ELOOP].contains(&e.errno) => {
+            Ok(true)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 fn make_link(link: &Link, root: &RootDir) -> sys::Result<()> {

@@ -119,6 +119,8 @@ pub struct Made {
     pub notes: Vec<Note>,
     /// The first end of its terminal, if it has one and nobody else got it.
     pub console: Option<OwnedFd>,
+    /// Whether other processes may outlive it: it has no pid namespace of its own.
+    pub may_leave_others: bool,
 }
 
 impl Creation<'_> {
@@ -132,6 +134,7 @@ impl Creation<'_> {
                 child,
                 notes,
                 console,
+                may_leave_others: clone_flags(self.plan) & flag::PID == 0,
             }),
             Err(problem) => Err(undo(&child, problem, &stage)),
         }
@@ -140,7 +143,7 @@ impl Creation<'_> {
     fn clone_init(&self, stage: &SharedByte) -> Result<(Child, RuntimeEnd)> {
         let what = || "cannot make the container's process".to_owned();
         let gate = match self.until {
-            Until::Created => Some(sys::socket::listen(self.entry.directory(), GATE).doing(what)?),
+            Until::Created => Some(self.entry.make_gate()?),
             Until::Foreground | Until::Detached => None,
         };
         let (runtime, line) = line::pair().doing(what)?;

@@ -12,13 +12,18 @@ use crate::sys::tty;
 
 /// No more is moved at once: what poll(2) says is writable takes at least this much without waiting (PIPE_BUF).
 const PIECE: usize = 4096;
-/// What a terminal takes for the end of input at the beginning of a line (VEOF, termios(3)).
+/// What a terminal takes for the end of a line that was begun, and else for the end of input (VEOF, termios(3)).
 const END_OF_INPUT: u8 = 4;
 
 /// How often a job in the background looks whether it has come into the foreground, of which no signal tells.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 250_000_000,
+};
+/// How often the end of input is told to a program that may have missed it.
+const REPEAT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
 };
 
 /// Moves bytes between a container's terminal and the standard streams.
@@ -35,7 +40,21 @@ pub struct Relay {
 struct Container {
     master: OwnedFd,
     /// The other end, kept open: programs may close it and open it again (/dev/console) without being taken for gone.
-    _other: Option<OwnedFd>,
+    other: Option<OwnedFd>,
+}
+
+impl Container {
+    /// Whether everything that was typed has been read.
+    fn has_read_all(&self) -> bool {
+        let Some(other) = &self.other else {
+            return true;
+        };
+        let mut fds = [PollFd::new(other, PollFlags::IN)];
+        matches!(
+            rustix::event::poll(&mut fds, Some(&Timespec::default())),
+            Ok(0)
+        )
+    }
 }
 
 /// Bytes on their way in one direction.
@@ -44,8 +63,6 @@ struct Piece {
     bytes: Vec<u8>,
     /// Whether more can come.
     open: bool,
-    /// Whether the last byte that came ended a line.
-    at_line_start: bool,
 }
 
 impl Piece {
@@ -53,7 +70,6 @@ impl Piece {
         Self {
             bytes: Vec::with_capacity(PIECE),
             open: true,
-            at_line_start: true,
         }
     }
 
@@ -83,7 +99,7 @@ impl Relay {
             host.make_raw()?;
         }
         let container = Container {
-            _other: tty::other_end(&master).ok(),
+            other: tty::other_end(&master).ok(),
             master,
         };
         let relay = Self {
@@ -135,6 +151,7 @@ impl Relay {
         if let Some(host) = &mut self.host {
             host.make_raw()?;
         }
+        self.tell_end_of_input();
         let ready = self.poll(signals).doing(|| "cannot wait".to_owned())?;
         self.move_some(ready);
         Ok(())
@@ -168,8 +185,13 @@ impl Relay {
             None => (None, None),
         };
         let host = self.host.as_ref();
-        let limit = host.is_some_and(HostTerminal::waits_for_foreground);
-        match rustix::event::poll(&mut fds, limit.then_some(&LOOK)) {
+        let limit = if self.container.is_some() && !self.input.open {
+            Some(&REPEAT)
+        } else {
+            host.is_some_and(HostTerminal::waits_for_foreground)
+                .then_some(&LOOK)
+        };
+        match rustix::event::poll(&mut fds, limit) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(sys::Error::new("poll", "signalfd, terminal", e)),
         }
@@ -203,15 +225,21 @@ impl Relay {
         }
     }
 
-    /// The caller's terminal has gone: so has the container's. The end of a file or a pipe is told as by the key for it.
+    /// The caller's terminal has gone: so has the container's.
     fn end_of_input(&mut self) {
         self.input.open = false;
         if self.host.as_ref().is_some_and(HostTerminal::is_input) {
             self.container = None;
-            return;
         }
-        let times = if self.input.at_line_start { 1 } else { 2 };
-        self.input.bytes.extend([END_OF_INPUT].repeat(times));
+    }
+
+    /// The end of a file or a pipe is told as by the key for it: whenever a program has read all there is and wants more,
+    /// as the end of a file stays its end. Told earlier, it would be lost to a shell that changes modes between two lines.
+    fn tell_end_of_input(&mut self) {
+        let idle = !self.input.open && self.input.bytes.is_empty();
+        if idle && self.container.as_ref().is_some_and(Container::has_read_all) {
+            self.input.bytes.push(END_OF_INPUT);
+        }
     }
 
     fn write_to_container(&mut self) {
@@ -267,7 +295,6 @@ fn read(from: BorrowedFd<'_>, piece: &mut Piece) -> Option<bool> {
         Ok(0) => None,
         Ok(count) => {
             piece.bytes.extend_from_slice(&bytes[..count]);
-            piece.at_line_start = bytes[count - 1] == b'\n';
             Some(true)
         }
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Some(false),

@@ -2,21 +2,23 @@
 //!
 //! `$XDG_RUNTIME_DIR/lodger`, else `/run/user/UID/lodger`, else `/tmp/lodger-UID`. A directory counts only if it is
 //! ours, no symbolic link, and not writable by others: someone who can write there can make us signal any process.
+//! The usual places are ours alone (mode 0700), beneath directories where nobody but root could have put others in
+//! their place. What the caller names with `--root` she may share for reading, and have beneath a colleague's directory.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::error::{Doing, Error, Result};
-use crate::host::parse_id_map;
+use crate::host::{MapLine, parse_id_map};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
 /// Opens the store's directory, or says that there is none yet.
 pub(super) fn open(root: Option<&Path>) -> Result<Option<(OwnedFd, PathBuf)>> {
     let path = root.map_or_else(usual_place, |root| Ok(root.to_owned()))?;
-    match open_checked(&path) {
+    match open_store(&path, root.is_none()) {
         Err(Problem::Sys(error)) if error.is(libc::ENOENT) => Ok(None),
         opened => Ok(Some((opened.map_err(|e| e.explain(&path))?, path))),
     }
@@ -36,8 +38,21 @@ pub(super) fn open_or_make(root: Option<&Path>) -> Result<(OwnedFd, PathBuf)> {
                 .map_err(|e| e.hint("choose another one with --root DIR"));
         }
     }
-    let fd = open_checked(&path).map_err(|e| e.explain(&path))?;
+    let fd = open_store(&path, root.is_none()).map_err(|e| e.explain(&path))?;
     Ok((fd, path))
+}
+
+/// Opens the store at `path`; `usual`: nobody named it, and so nothing about it may be out of the ordinary.
+fn open_store(path: &Path, usual: bool) -> std::result::Result<OwnedFd, Problem> {
+    let (fd, mode) = open_checked(path)?;
+    if !is_on(Defence::StateDirectory) {
+        return Ok(fd);
+    }
+    if usual && mode & 0o077 != 0 {
+        return Err(Problem::Shared { mode });
+    }
+    check_parents(&fd, usual)?;
+    Ok(fd)
 }
 
 fn make_parents(parent: &Path) -> Result<()> {
@@ -63,8 +78,9 @@ fn usual_place() -> Result<PathBuf> {
 }
 
 fn beneath_if_safe(parent: &Path) -> Option<PathBuf> {
-    match open_checked(parent) {
-        Ok(_) => Some(parent.join("lodger")),
+    let checked = open_checked(parent).and_then(|(fd, _)| check_parents(&fd, true));
+    match checked {
+        Ok(()) => Some(parent.join("lodger")),
         Err(problem) => {
             let why = problem.explain(parent);
             tracing::debug!("no state in {parent:?}: {}", why.message());
@@ -75,19 +91,66 @@ fn beneath_if_safe(parent: &Path) -> Option<PathBuf> {
 
 /// The caller's uid as the parent of her user namespace numbers it: 0 in a namespace of hers is still she.
 fn host_uid() -> u32 {
-    const LIMIT: usize = 64 << 10;
     let uid = sys::cred::uid();
-    let map = sys::path::read_regular(Path::new("/proc/self/uid_map"), LIMIT).unwrap_or_default();
-    parse_id_map(&String::from_utf8_lossy(&map))
+    own_map()
         .iter()
         .find(|line| line.has(uid))
         .map_or(uid, |line| line.outside + (uid - line.inside))
+}
+
+fn own_map() -> Vec<MapLine> {
+    const LIMIT: usize = 64 << 10;
+    let map = sys::path::read_regular(Path::new("/proc/self/uid_map"), LIMIT).unwrap_or_default();
+    parse_id_map(&String::from_utf8_lossy(&map))
+}
+
+/// Whether nobody but the caller and root could put something else in place of the directory or of one above it. Where
+/// others share directories, the sticky bit keeps them from that. `owners`: it matters, too, whose they are.
+fn check_parents(fd: &OwnedFd, owners: bool) -> std::result::Result<(), Problem> {
+    /// More directories than a path of 4096 bytes has.
+    const DEEPEST: usize = 2048;
+    let error = |e| Problem::Sys(sys::Error::new("fstatat", "\"..\"", e));
+    let mut below = rustix::fs::fstat(fd).map_err(error)?;
+    let mut path = String::from("..");
+    for _ in 0..DEEPEST {
+        let stat = match rustix::fs::statat(fd, &path, AtFlags::empty()) {
+            Ok(stat) => stat,
+            // Above a directory that this process is in, but could not enter: not hers to say.
+            Err(rustix::io::Errno::ACCESS) => return Ok(()),
+            Err(e) => return Err(error(e)),
+        };
+        if (stat.st_dev, stat.st_ino) == (below.st_dev, below.st_ino) {
+            return Ok(());
+        }
+        let mode = stat.st_mode & 0o7777;
+        if mode & 0o002 != 0 && mode & 0o1000 == 0 {
+            return Err(Problem::Parent { path, mode });
+        }
+        if owners && !is_trusted(stat.st_uid) {
+            let owner = stat.st_uid;
+            return Err(Problem::ParentOwner { path, owner });
+        }
+        path.push_str("/..");
+        below = stat;
+    }
+    Ok(())
+}
+
+/// The caller or root; in a user namespace also the number that stands for everybody who has none there, as root then.
+fn is_trusted(owner: u32) -> bool {
+    /// /proc/sys/kernel/overflowuid, which nobody changes.
+    const OVERFLOW: u32 = 65_534;
+    let some_unmapped = || !own_map().iter().any(|line| line.count == u32::MAX);
+    owner == sys::cred::uid() || owner == 0 || (owner == OVERFLOW && some_unmapped())
 }
 
 enum Problem {
     Sys(sys::Error),
     Owner { owner: u32, uid: u32 },
     Writable { mode: u32 },
+    Shared { mode: u32 },
+    Parent { path: String, mode: u32 },
+    ParentOwner { path: String, owner: u32 },
 }
 
 impl Problem {
@@ -104,12 +167,24 @@ impl Problem {
             Self::Writable { mode } => {
                 error.because(format!("others may write to it (mode {mode:04o})"))
             }
+            Self::Shared { mode } => error
+                .because(format!("others may look into it (mode {mode:04o})"))
+                .hint(format!("if it is yours: chmod 700 {}", path.display())),
+            Self::Parent { path: up, mode } => error.because(format!(
+                "others may put another one in its place: {:?} has mode {mode:04o}, without the sticky bit",
+                path.join(up)
+            )),
+            Self::ParentOwner { path: up, owner } => error.because(format!(
+                "uid {owner}, whose {:?} is, may put another one in its place",
+                path.join(up)
+            )),
         };
         error.hint("use --root DIR with a directory that only you can write to")
     }
 }
 
-fn open_checked(path: &Path) -> std::result::Result<OwnedFd, Problem> {
+/// The directory and its mode.
+fn open_checked(path: &Path) -> std::result::Result<(OwnedFd, u32), Problem> {
     let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     if !is_on(Defence::StateDirectory) {
         flags.remove(OFlags::NOFOLLOW);
@@ -118,10 +193,11 @@ fn open_checked(path: &Path) -> std::result::Result<OwnedFd, Problem> {
         .map_err(|e| Problem::Sys(sys::Error::new("openat", format!("{path:?}"), e)))?;
     let stat = rustix::fs::fstat(&fd)
         .map_err(|e| Problem::Sys(sys::Error::new("fstat", format!("{path:?}"), e)))?;
+    let mode = stat.st_mode & 0o7777;
     if is_on(Defence::StateDirectory) {
-        check(stat.st_uid, stat.st_mode & 0o7777, sys::cred::uid())?;
+        check(stat.st_uid, mode, sys::cred::uid())?;
     }
-    Ok(fd)
+    Ok((fd, mode))
 }
 
 fn check(owner: u32, mode: u32, uid: u32) -> std::result::Result<(), Problem> {

@@ -6,7 +6,7 @@
 //!
 //! A process that hides its namespaces from its own user, by running a program that it may not read, is not found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,6 +21,13 @@ const MAX_DEPTH: usize = 33;
 
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many looks in a row must find nobody and miss nobody: a process that forks away may get a pid that a look has
+/// passed already.
+const QUIET_LOOKS: u32 = 2;
+
+/// How many looks may miss somebody, most often a process that has nothing to do with the container.
+const DOUBTFUL_LOOKS: u32 = 50;
 
 /// What the processes of one container have in common.
 #[derive(Debug)]
@@ -113,53 +120,73 @@ impl Members {
 
     /// The processes there are now, without those that have ended and wait to be reaped.
     pub fn find(&self) -> Result<Vec<Member>> {
-        let mut found = Vec::new();
+        Ok(self.look(&mut BTreeSet::new())?.members)
+    }
+
+    /// Sends `signal` to each process, SIGKILL until none is left. Returns how many there were at first.
+    pub fn signal(&self, signal: i32) -> Result<usize> {
+        let members = self.find()?;
+        if !members.is_empty() && !self.is_certain() {
+            return Err(uncertain(&members));
+        }
+        send(&members, signal)?;
+        if signal == libc::SIGKILL {
+            self.kill_rest()?;
+        }
+        Ok(members.len())
+    }
+
+    /// Kills whoever is there, and who is born meanwhile, until nobody is.
+    fn kill_rest(&self) -> Result<()> {
+        let begin = Instant::now();
+        let mut ended = BTreeSet::new();
+        let (mut quiet, mut doubtful) = (0, 0);
+        while quiet < QUIET_LOOKS && doubtful < DOUBTFUL_LOOKS {
+            let look = self.look(&mut ended)?;
+            let Some(first) = look.members.first() else {
+                quiet = if look.is_whole { quiet + 1 } else { 0 };
+                doubtful += u32::from(!look.is_whole);
+                continue;
+            };
+            quiet = 0;
+            if begin.elapsed() > PATIENCE {
+                return Err(remaining(&look.members));
+            }
+            send(&look.members, libc::SIGKILL)?;
+            // Those that were killed end in their own time.
+            sys::process::wait_ended(&first.pidfd, 100)
+                .doing(|| "cannot wait for a killed process".to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// One look at all processes. `ended`: members that a look before has seen to have ended.
+    fn look(&self, ended: &mut BTreeSet<i32>) -> Result<Look> {
+        let mut look = Look {
+            members: Vec::new(),
+            is_whole: true,
+        };
         if matches!(self.sought, Sought::Nothing) {
-            return Ok(found);
+            return Ok(look);
         }
         let mut seen = Seen::new();
         for pid in pids()? {
             // Opened first: who has the pid while the pidfd's process lives is that process.
             let Ok(pidfd) = sys::process::open_pidfd(pid) else {
+                // Gone since the list was made, perhaps not without a child.
+                look.is_whole = false;
                 continue;
             };
-            let is_member = self.has(pid, &mut seen);
-            if is_member && !sys::pidfd::has_ended(&pidfd).unwrap_or(true) {
-                found.push(Member { pid, pidfd });
+            if !self.has(pid, &mut seen) {
+                // The same, in between.
+                look.is_whole &= !sys::pidfd::has_ended(&pidfd).unwrap_or(true) || is_zombie(pid);
+            } else if sys::pidfd::has_ended(&pidfd).unwrap_or(true) {
+                look.is_whole &= !ended.insert(pid);
+            } else {
+                look.members.push(Member { pid, pidfd });
             }
         }
-        Ok(found)
-    }
-
-    /// Sends `signal` to each process, SIGKILL until none is left. Returns how many there were at first.
-    pub fn signal(&self, signal: i32) -> Result<usize> {
-        let begin = Instant::now();
-        let mut members = self.find()?;
-        let count = members.len();
-        if count > 0 && !self.is_certain() {
-            return Err(uncertain(&members));
-        }
-        while !members.is_empty() {
-            for member in &members {
-                match sys::process::send_signal(&member.pidfd, signal) {
-                    Err(error) if error.is(libc::ESRCH) => {}
-                    sent => {
-                        sent.doing(|| format!("cannot send a signal to process {}", member.pid))?;
-                    }
-                }
-            }
-            if signal != libc::SIGKILL {
-                break;
-            }
-            if begin.elapsed() > PATIENCE {
-                return Err(remaining(&members));
-            }
-            // Those that were killed end in their own time; who was born meanwhile is found by the next look.
-            sys::process::wait_ended(&members[0].pidfd, 100)
-                .doing(|| "cannot wait for a killed process".to_owned())?;
-            members = self.find()?;
-        }
-        Ok(count)
+        Ok(look)
     }
 
     fn has(&self, pid: i32, seen: &mut Seen) -> bool {
@@ -196,6 +223,28 @@ impl Members {
             Sought::Perhaps(device, inode) => (*device, *inode) == identity,
         }
     }
+}
+
+/// What one look at all processes saw.
+struct Look {
+    members: Vec<Member>,
+    /// Whether nobody ended during it, who may have left a child that it did not see.
+    is_whole: bool,
+}
+
+/// Whether what has ended is there to be reaped, by whoever has not done so yet.
+fn is_zombie(pid: i32) -> bool {
+    sys::process::open_pidfd(pid).is_ok()
+}
+
+fn send(members: &[Member], signal: i32) -> Result<()> {
+    for member in members {
+        match sys::process::send_signal(&member.pidfd, signal) {
+            Err(error) if error.is(libc::ESRCH) => {}
+            sent => sent.doing(|| format!("cannot send a signal to process {}", member.pid))?,
+        }
+    }
+    Ok(())
 }
 
 /// Namespaces and the answer about each; held open, so that no number changes hands during one look.

@@ -136,7 +136,8 @@ impl Store {
             Err(rustix::io::Errno::EXIST) => Ok(false),
             Err(e) => {
                 let cause = sys::Error::new("mkdirat", format!("{:?}", self.path.join(id)), e);
-                Err(Error::new("cannot make the state directory").because(cause))
+                let error = Error::new("cannot make the state directory");
+                Err(because_full(&self.fd, error, cause))
             }
         }
     }
@@ -210,6 +211,24 @@ fn names(dir: impl AsFd) -> sys::Result<Vec<String>> {
         }
     }
     Ok(names)
+}
+
+/// The error, and of what the filesystem has no more, if that is the reason: bytes and inodes have one errno.
+fn because_full(dir: &OwnedFd, error: Error, cause: sys::Error) -> Error {
+    let full = cause.is(libc::ENOSPC) || cause.is(libc::EDQUOT);
+    let error = error.because(cause);
+    let left = match rustix::fs::fstatvfs(dir) {
+        Ok(left) if full => left,
+        _ => return error,
+    };
+    let lacking = match (left.f_bavail, left.f_favail) {
+        (_, 0) if left.f_files > 0 => "has no free inodes",
+        (0, _) => "has no free space",
+        _ => "has too little free space, or the caller's quota is used up",
+    };
+    error.hint(format!(
+        "the filesystem of the state directory {lacking}: make room there, or choose another one with --root DIR"
+    ))
 }
 
 fn unlink(dir: impl AsFd, name: &str) -> sys::Result<()> {
@@ -334,20 +353,34 @@ impl Entry {
     pub fn draft_record(&self, record: &Record) -> Result<()> {
         let what = || format!("cannot write the state of container {:?}", self.id);
         let text = serde_json::to_vec(record).map_err(|e| Error::new(what()).because(e))?;
-        self.write(RECORD_DRAFT, &text).doing(what)
+        self.write(RECORD_DRAFT, &text)
+            .map_err(|e| because_full(&self.fd, Error::new(what()), e))
     }
 
     /// Gives the draft its place. No fsync: after a crash of the machine there is no container either.
     pub fn publish_record(&self) -> Result<()> {
         rustix::fs::renameat(&self.fd, RECORD_DRAFT, &self.fd, RECORD)
             .map_err(|e| sys::Error::new("renameat", format!("{RECORD_DRAFT:?}, {RECORD:?}"), e))
-            .doing(|| format!("cannot write the state of container {:?}", self.id))
+            .map_err(|cause| {
+                let what = format!("cannot write the state of container {:?}", self.id);
+                because_full(&self.fd, Error::new(what), cause)
+            })
     }
 
     /// Keeps the snapshot of config.json.
     pub fn write_config(&self, config: &[u8]) -> Result<()> {
-        self.write(CONFIG, config)
-            .doing(|| format!("cannot keep the config of container {:?}", self.id))
+        self.write(CONFIG, config).map_err(|cause| {
+            let what = format!("cannot keep the config of container {:?}", self.id);
+            because_full(&self.fd, Error::new(what), cause)
+        })
+    }
+
+    /// Makes the gate, the socket on which init waits for `start`.
+    pub fn make_gate(&self) -> Result<OwnedFd> {
+        sys::socket::listen(&self.fd, GATE).map_err(|cause| {
+            let what = "cannot make the socket on which start will arrive";
+            because_full(&self.fd, Error::new(what), cause)
+        })
     }
 
     /// The snapshot of config.json.

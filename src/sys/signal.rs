@@ -37,10 +37,11 @@ impl Signals {
 
     /// The number of the next signal, real-time signals included, if one has arrived.
     pub fn next(&self) -> Result<Option<i32>> {
-        let arrived = self
-            .0
-            .read_signal()
-            .map_err(|e| Error::new("read", "signalfd", e))?;
+        let arrived = match self.0.read_signal() {
+            // Asked again when poll(2) says so.
+            Err(nix::errno::Errno::EINTR) => None,
+            read => read.map_err(|e| Error::new("read", "signalfd", e))?,
+        };
         Ok(arrived.and_then(|signal| i32::try_from(signal.ssi_signo).ok()))
     }
 }

@@ -105,7 +105,10 @@ pub fn connect_stream(path: &Path) -> Result<OwnedFd> {
 
 fn connect_beside(socket: &OwnedFd, path: &Path) -> Result<()> {
     let error = |e| Error::new("connect", format!("{path:?}"), e);
-    let parent = path.parent().unwrap_or(Path::new("/"));
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
     let name = path
         .file_name()
         .ok_or_else(|| error(rustix::io::Errno::INVAL))?;

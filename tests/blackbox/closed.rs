@@ -171,15 +171,27 @@ fn a_call_of_init_that_fails_stops_the_start_or_changes_nothing() {
                 assert_eq!(ran.out, view, "{when}");
                 harmless.push(when.clone());
             } else {
-                assert_one_error(&ran, &when);
-                assert!(ran.err.contains(errno), "{when}: {ran:#?}");
-                assert_eq!(ran.out, "", "{when}");
+                // A program that cannot be examined is none, as with execvp(3).
+                let is_lookup = call.line.contains("AT_FDCWD") && call.name.contains("at");
+                if is_lookup && ran.err.contains("exec: \"/bin/sh\": ") {
+                    ran.fails(1, "");
+                } else {
+                    assert_one_error(&ran, &when);
+                    assert!(ran.err.contains(errno), "{when}: {ran:#?}");
+                    assert_eq!(ran.out, "", "{when}");
+                }
                 stopped += 1;
             }
             sweep.assert_nothing_left(runtime, &when);
         }
     }
     eprintln!("{stopped} failures stopped the start; harmless: {harmless:#?}");
+    let is_step = |when: &String| {
+        STEPS
+            .iter()
+            .any(|step| when.contains(&format!(", {step}(")))
+    };
+    assert!(!harmless.iter().any(is_step), "{harmless:#?}");
 }
 
 /// The runtime's own calls. Some only find out about the host, and what they do not find out is said in a note.
@@ -237,12 +249,13 @@ fn an_interrupted_call_is_made_again() {
     if !works() {
         skip!("strace is not installed, or may not trace");
     }
-    const WAITS: [&str; 8] = [
+    const WAITS: [&str; 9] = [
         "accept4",
         "flock",
         "poll",
         "read",
         "recvfrom",
+        "recvmsg",
         "rt_sigtimedwait",
         "wait4",
         "write",
@@ -279,5 +292,6 @@ fn an_interrupted_call_is_made_again() {
         }
     }
     eprintln!("interrupted: {seen:?}");
-    assert!(seen.len() >= 5, "{seen:?}");
+    let received = seen.iter().any(|name| name.starts_with("recv"));
+    assert!(received && seen.len() >= 4, "{seen:?}");
 }

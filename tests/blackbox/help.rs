@@ -33,7 +33,6 @@ fn check_text(title: &str, text: &str) {
     }
     for leftover in [
         "Print this message or the help of the given subcommand",
-        "<COMMAND>",
         "[SUBCOMMAND]",
         "TODO",
         "  \n\n\n",

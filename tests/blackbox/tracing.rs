@@ -156,6 +156,8 @@ impl Stopped {
         let option = format!("--inject={kind}:signal=STOP:when={n}");
         let options = [&*option];
         let output = scratch.join("stopped");
+        // That of the one before would say that this one has stopped.
+        let _ = fs::remove_file(&output);
         let strace = spawn(&mut under_strace(&options, &output, command), b"");
         let runtime = wait_for("the runtime to stop", || {
             let runtime = *children(strace.pid()).first()?;

@@ -175,6 +175,18 @@ fn delete_force_leaves_no_process() {
 }
 
 #[test]
+fn run_leaves_no_process_in_the_hosts_pid_namespace() {
+    lodger_only!("a container without a cgroup");
+    let nap = nap(11);
+    let mut fixture = Fixture::new();
+    fixture.without_namespace("pid");
+    fixture.sh(&format!("sleep {nap} >/dev/null & exit 6"));
+    fixture.run().exits(6);
+    assert_eq!(with_argument(&nap), Vec::<u32>::new());
+    fixture.bare(&["state", "c"]).exits(1);
+}
+
+#[test]
 fn a_process_in_a_user_namespace_of_its_own_is_ended_too() {
     lodger_only!("a container without a cgroup");
     let nap = nap(6);
