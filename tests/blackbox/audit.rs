@@ -9,6 +9,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::harness::{Fixture, Running, lodger_only, skip, spawn, write_program};
+use crate::tracing::joined;
 use crate::weak::without;
 
 /// What a traced process is doing.
@@ -308,7 +309,7 @@ fn traced(fixture: &Fixture, off: &[&str], args: &[&str]) -> Running {
 fn findings(fixture: &Fixture) -> Findings {
     let trace = fs::read_to_string(fixture.path("trace")).unwrap();
     let root = fixture.rootfs();
-    let found = audit(&trace, root.to_str().unwrap());
+    let found = audit(&joined(&trace), root.to_str().unwrap());
     assert!(!found.programs.is_empty(), "nothing was traced: {trace}");
     found
 }

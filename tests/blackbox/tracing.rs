@@ -236,3 +236,50 @@ impl Attached {
         calls
     }
 }
+
+/// A trace of several processes with every call on one line, where it ended: strace tells of one in two parts when another
+/// process comes in between. What never ended stays as it is.
+pub(crate) fn joined(trace: &str) -> String {
+    const BROKEN_OFF: &str = " <unfinished ...>";
+    let mut begun: Vec<(&str, &str)> = Vec::new();
+    let mut whole = String::new();
+    for line in trace.lines() {
+        let pid = line.split_whitespace().next().unwrap_or("");
+        if let Some(begin) = line.strip_suffix(BROKEN_OFF) {
+            begun.push((pid, begin));
+            continue;
+        }
+        let end = line
+            .split_once(" resumed>")
+            .filter(|_| line.contains(" <... "));
+        let place = begun.iter().position(|(of, _)| *of == pid);
+        match (end, place) {
+            (Some((_, end)), Some(place)) => {
+                whole.push_str(begun.remove(place).1);
+                whole.push_str(end);
+            }
+            _ => whole.push_str(line),
+        }
+        whole.push('\n');
+    }
+    for (_, begin) in begun {
+        whole.push_str(begin);
+        whole.push_str(BROKEN_OFF);
+        whole.push('\n');
+    }
+    whole
+}
+
+#[test]
+fn a_call_in_two_parts_is_one() {
+    let trace = "\
+1 read(3,  <unfinished ...>
+2 stat(\"/a\", <unfinished ...>
+1 <... read resumed>\"x\", 1) = 1
+1 close(3) = 0
+2 <... stat resumed>{...}) = 0
+1 exit_group(0 <unfinished ...>
+";
+    let whole = "1 read(3, \"x\", 1) = 1\n1 close(3) = 0\n2 stat(\"/a\",{...}) = 0\n1 exit_group(0 <unfinished ...>\n";
+    assert_eq!(joined(trace), whole);
+}
