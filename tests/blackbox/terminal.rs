@@ -279,7 +279,10 @@ fn standard_output_may_be_a_file_or_a_pipe() {
 fn standard_input_may_be_a_file() {
     lodger_only!("the end of input on a terminal");
     let mut fixture = shell();
-    fixture.sh("cat; echo end").write_config();
+    // It stays the end, however often and late it is read.
+    fixture
+        .sh("cat; sleep 0.2; cat; cat; echo end")
+        .write_config();
     for text in ["one\ntwo\n", "one\ntwo", ""] {
         let ran = spawn(&mut fixture.command(&["run", "c"]), text.as_bytes()).wait();
         let out = ran.ok();
