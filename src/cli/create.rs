@@ -146,7 +146,6 @@ struct Making {
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(&common.id)?;
-    sys::signal::keep_ended_children().doing(|| "cannot wait for children".to_owned())?;
     let preserved = common.io.preserved()?;
     let facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;

@@ -116,7 +116,6 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
             return Err(Error::new("cannot exec in a stopped container"));
         }
     }
-    sys::signal::keep_ended_children().doing(|| "cannot wait for children".to_owned())?;
     let preserved = args.io.preserved()?;
     let facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
