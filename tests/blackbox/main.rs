@@ -28,6 +28,7 @@ mod foreign;
 mod harness;
 mod help;
 mod isolation;
+mod jobs;
 mod kills;
 mod ladder;
 mod lifecycle;
