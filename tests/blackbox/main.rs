@@ -20,6 +20,7 @@ mod cve_files;
 mod cve_mounts;
 mod cve_paths;
 mod cve_process;
+mod engines;
 mod errors;
 mod exec;
 mod features;
