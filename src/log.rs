@@ -14,7 +14,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result, printable, printable_json};
 use crate::plan::Note;
 
 mod sink;
@@ -163,7 +163,8 @@ fn log_line(format: Format, level: Level, message: &str, hint: Option<&str>) -> 
             if let Some(hint) = hint {
                 object["hint"] = hint.into();
             }
-            format!("{object}\n")
+            // It may be read on a terminal.
+            printable_json(&object.to_string()) + "\n"
         }
         Format::Text => {
             let mut line = format!("time=\"{time}\" level={level} msg={message:?}");
@@ -242,6 +243,19 @@ mod tests {
         assert_eq!(keys, ["level", "msg", "time"]);
         assert_eq!(object["msg"], "no \"x\"");
         assert!(object["time"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn json_line_has_no_control_characters() {
+        let line = log_line(
+            Format::Json,
+            Level::Warning,
+            "a\u{9b}2J\u{7f}\n",
+            Some("\u{85}"),
+        );
+        assert!(!line.trim_end().contains(char::is_control), "{line:?}");
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(object["msg"], "a\u{9b}2J\u{7f}\n");
     }
 
     #[test]

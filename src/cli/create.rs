@@ -9,7 +9,7 @@ use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::Manner;
 use crate::log::Log;
-use crate::plan::{self, CapabilitySet, Note, Plan};
+use crate::plan::{self, CapabilitySet, Note, Plan, Process};
 use crate::spawn::{Creation, Made, Until, wait_in_foreground};
 use crate::state::{Entry, Store, check_id};
 use crate::{sys, userns};
@@ -146,7 +146,6 @@ struct Making {
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(&common.id)?;
-    sys::signal::keep_ended_children().doing(|| "cannot wait for children".to_owned())?;
     let preserved = common.io.preserved()?;
     let facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
@@ -201,11 +200,15 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     }
 }
 
+/// Whether the program may get CAP_SYS_ADMIN, with which it could take a root away that was only moved over the host's.
+pub(super) fn could_unmount_root(process: &Process) -> bool {
+    let admin = CapabilitySet::number("CAP_SYS_ADMIN");
+    admin.is_some_and(|number| process.capabilities.bounding.has(number))
+}
+
 /// The note on a root that was not pivoted, or why it cannot be done.
 fn without_pivot(plan: &Plan) -> Result<Note> {
-    const SYS_ADMIN: &str = "CAP_SYS_ADMIN";
-    let admin = CapabilitySet::number(SYS_ADMIN);
-    if admin.is_some_and(|number| plan.process.capabilities.bounding.has(number)) {
+    if could_unmount_root(&plan.process) {
         return Err(Error::new("cannot change the root without pivot_root(2)")
             .because("the container has CAP_SYS_ADMIN, and could take its root away and reach the host's")
             .hint("take CAP_SYS_ADMIN out of /process/capabilities, or do without --no-pivot"));

@@ -10,7 +10,7 @@ use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::Manner;
 use crate::log::Log;
-use crate::plan::{self, CapabilitySet, Ids, Process};
+use crate::plan::{self, CapabilitySet, Ids, Note, Process};
 use crate::spawn::{Joining, wait_in_foreground};
 use crate::state::{Entry, Record, Status, Store};
 use crate::sys;
@@ -116,11 +116,10 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
             return Err(Error::new("cannot exec in a stopped container"));
         }
     }
-    sys::signal::keep_ended_children().doing(|| "cannot wait for children".to_owned())?;
     let preserved = args.io.preserved()?;
     let facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
-    let process = process(&entry, &record, &facts, args)?;
+    let (process, notes) = process(&entry, &record, &facts, args)?;
     let terminal = process.terminal;
     let outlets = args.io.outlets(terminal.is_some(), args.detach)?;
     let front = Front::prepare(terminal.is_some() && !args.detach)?;
@@ -142,6 +141,7 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
         },
         outlets,
     })?;
+    log.notes(&notes);
     log.notes(&member.notes);
     if args.detach {
         return Ok(0);
@@ -178,7 +178,14 @@ fn refuse(args: &Args) -> Result<()> {
 
 /// The process to run: the container's own, from the snapshot of its config, or that of the process file; changed as the
 /// options say.
-fn process(entry: &Entry, record: &Record, facts: &HostFacts, args: &Args) -> Result<Process> {
+///
+/// The notes are those on the process file: the container's own process had its when the container was made.
+fn process(
+    entry: &Entry,
+    record: &Record,
+    facts: &HostFacts,
+    args: &Args,
+) -> Result<(Process, Vec<Note>)> {
     let mut wanted = template(entry, record, args)?
         .spec
         .process()
@@ -197,9 +204,13 @@ fn process(entry: &Entry, record: &Record, facts: &HostFacts, args: &Args) -> Re
         }
         wanted.set_cwd(cwd.clone());
     }
-    // The terminal of the container's own process is not this one's.
-    if args.tty || args.process.is_none() {
-        wanted.set_terminal(Some(args.tty));
+    // The terminal of the container's own process, and its size, are not this one's.
+    if args.process.is_none() {
+        wanted.set_terminal(None);
+        wanted.set_console_size(None);
+    }
+    if args.tty {
+        wanted.set_terminal(Some(true));
     }
     if args.no_new_privs {
         wanted.set_no_new_privileges(Some(true));
@@ -211,10 +222,22 @@ fn process(entry: &Entry, record: &Record, facts: &HostFacts, args: &Args) -> Re
         setgroups: own.map_or(facts.setgroups_allowed, |own| own.setgroups),
         facts,
     };
-    let (mut process, _) = plan::process(&wanted, ids)
+    let (mut process, mut notes) = plan::process(&wanted, ids)
         .map_err(|found| about_file(super::spec::problems(&found), args))?;
+    if args.process.is_none() {
+        notes.clear();
+    }
     add_capabilities(&mut process, &args.cap, facts)?;
-    Ok(process)
+    if record.no_pivot && super::create::could_unmount_root(&process) {
+        return Err(Error::new(
+            "cannot run a process with CAP_SYS_ADMIN in a container that was made with --no-pivot",
+        )
+        .because(
+            "it could take the container's root away, and let every process there reach the host's",
+        )
+        .hint("do without CAP_SYS_ADMIN, or make the container without --no-pivot"));
+    }
+    Ok((process, notes))
 }
 
 /// The error, if it is about the process file, with its name.

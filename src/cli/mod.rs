@@ -147,6 +147,7 @@ fn prepare() -> Result<()> {
     sys::fd::fill_stdio().doing(what)?;
     // Nothing the caller happens to have open is passed on by accident (CVE-2024-21626).
     sys::fd::inherit().doing(what)?;
+    sys::signal::keep_ended_children().doing(what)?;
     sys::signal::ignore_failed_writes().doing(what)
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::error::{Doing, Error, Result};
 use crate::plan::idmap::maps_id;
-use crate::plan::{Namespace, Note, Plan, Process, UserNamespace};
+use crate::plan::{IdMapping, Namespace, Note, Plan, Process, UserNamespace};
 use crate::spawn::line::{Failure, InitEnd, Order, Report};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
@@ -258,17 +258,29 @@ impl Init<'_> {
     }
 }
 
+/// The id maps of the user namespace that a process has joined: uids, gids. `None`: it is the caller's own.
+pub type Joined<'a> = Option<(&'a [IdMapping], &'a [IdMapping])>;
+
 /// In a process that has joined a container's namespaces: becomes `process`.
-pub fn join(process: &Process, manner: &Manner, line: InitEnd) -> ! {
-    let error = match prepare_to_join(process, manner, &line) {
+pub fn join(process: &Process, manner: &Manner, joined: Joined<'_>, line: InitEnd) -> ! {
+    let error = match prepare_to_join(process, manner, joined, &line) {
         Ok(program) => start(&program, false),
         Err(error) => error,
     };
     give_up(&line, &error)
 }
 
-fn prepare_to_join(process: &Process, manner: &Manner, line: &InitEnd) -> Result<Program> {
+fn prepare_to_join(
+    process: &Process,
+    manner: &Manner,
+    joined: Joined<'_>,
+    line: &InitEnd,
+) -> Result<Program> {
     begin_session()?;
+    // The caller's own ids need not be mapped: what they own would be nobody's in the container, terminal and keyring.
+    if let Some((uid_map, gid_map)) = joined {
+        take_root_ids(uid_map, gid_map)?;
+    }
     if let Some(wanted) = process.terminal {
         let root = sys::mount::open_path(Path::new("/"))
             .doing(|| "cannot open the container's root".to_owned())?;
@@ -369,16 +381,23 @@ fn become_root(plan: &Plan) -> Result<()> {
         if *setgroups && is_on(Defence::Groups) {
             sys::cred::set_groups(&[]).doing(what)?;
         }
-        if maps_id(gid_map, 0) {
-            sys::cred::set_gid(0).doing(what)?;
-        }
-        if maps_id(uid_map, 0) {
-            sys::cred::set_uid(0).doing(what)?;
-        }
+        take_root_ids(uid_map, gid_map)?;
     }
     sys::cred::set_dumpable(!is_on(Defence::NotDumpable)).doing(what)?;
     // A change of uid has cleared it.
     die_with_runtime(true)
+}
+
+/// Takes uid and gid 0, where they are mapped.
+fn take_root_ids(uid_map: &[IdMapping], gid_map: &[IdMapping]) -> Result<()> {
+    let what = || "cannot become the container's root".to_owned();
+    if maps_id(gid_map, 0) {
+        sys::cred::set_gid(0).doing(what)?;
+    }
+    if maps_id(uid_map, 0) {
+        sys::cred::set_uid(0).doing(what)?;
+    }
+    Ok(())
 }
 
 /// A terminal of the caller's is out of reach in a session of one's own (CVE-2017-5226).

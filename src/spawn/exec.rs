@@ -74,7 +74,9 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
         }
         Cloned::Child => {
             drop(runtime);
-            crate::init::join(process, &joining.manner, line)
+            let own = record.user_namespace.as_ref();
+            let maps = own.map(|own| (own.uid_map.as_slice(), own.gid_map.as_slice()));
+            crate::init::join(process, &joining.manner, maps, line)
         }
     };
     let mut heard = Heard::default();

@@ -19,7 +19,7 @@ pub fn wait(child: &Child, mut relay: Option<Relay>) -> Result<Ended> {
     loop {
         if let Some(ended) = sys::process::try_wait(child).doing(what)? {
             if let Some(relay) = relay {
-                relay.finish();
+                relay.finish(&signals)?;
             }
             return Ok(ended);
         }

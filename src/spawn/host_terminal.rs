@@ -21,6 +21,8 @@ pub struct HostTerminal {
     stream: u8,
     /// Its mode, and who gives it back; only where standard input is the terminal, which alone has to be raw.
     input: Option<Input>,
+    /// Standard output, opened once more for writing without waiting, where it is a terminal.
+    output: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -33,7 +35,8 @@ struct Input {
 impl HostTerminal {
     /// The first of standard input, output and error that is a terminal. Nothing is changed yet.
     ///
-    /// To be called before this process joins any namespace: the guard must not be in a container.
+    /// To be called before this process joins any namespace: the guard must not be in a container, and the terminal is opened
+    /// through this process's own /proc.
     pub fn find() -> Result<Option<Self>> {
         let Some(stream) = (0..3).find(|stream| tty::is_terminal(standard(*stream))) else {
             return Ok(None);
@@ -49,7 +52,16 @@ impl HostTerminal {
         } else {
             None
         };
-        Ok(Some(Self { stream, input }))
+        Ok(Some(Self {
+            stream,
+            input,
+            output: tty::open_again(standard(1), 1),
+        }))
+    }
+
+    /// Standard output, if it is a terminal that can be written to without waiting.
+    pub fn output(&self) -> Option<BorrowedFd<'_>> {
+        self.output.as_ref().map(AsFd::as_fd)
     }
 
     /// Its size.
@@ -62,9 +74,9 @@ impl HostTerminal {
         self.input.is_some()
     }
 
-    /// Whether standard input may be read: from a terminal, only its foreground may.
+    /// Whether standard input may be read: from the session's own terminal, only its foreground may.
     pub fn may_read(&self) -> bool {
-        self.input.is_none() || tty::in_foreground(standard(0))
+        self.input.is_none() || !tty::in_background(standard(0))
     }
 
     /// Whether it is to become raw as soon as this process is in its foreground.
@@ -72,7 +84,20 @@ impl HostTerminal {
         self.input.as_ref().is_some_and(|input| !input.is_raw)
     }
 
-    /// Makes it raw, if standard input is the terminal and this process in its foreground.
+    /// After this process was stopped by a signal that cannot be blocked (SIGSTOP): whoever had the terminal meanwhile may
+    /// have given it another mode, which is not ours to take back.
+    pub fn look_again(&mut self) {
+        let Some(input) = self.input.as_mut().filter(|input| input.is_raw) else {
+            return;
+        };
+        let raw = input.mode.raw();
+        if Mode::of(standard(0)).is_ok_and(|now| !now.treats_bytes_as(&raw)) {
+            input.guard.tell(COOKED);
+            input.is_raw = false;
+        }
+    }
+
+    /// Makes it raw, if standard input is the terminal and this process not in its background.
     pub fn make_raw(&mut self) -> Result<()> {
         let may = self.may_read();
         let Some(input) = self.input.as_mut().filter(|input| may && !input.is_raw) else {
@@ -80,7 +105,11 @@ impl HostTerminal {
         };
         // What the caller has set since, while this process was stopped, is what she gets back.
         let what = || "cannot make the terminal raw".to_owned();
-        input.mode = Mode::of(standard(0)).doing(what)?;
+        input.mode = match Mode::of(standard(0)) {
+            // Hung up: reading will tell.
+            Err(error) if error.is(nix::libc::EIO) => return Ok(()),
+            found => found.doing(what)?,
+        };
         input.guard.tell(RAW);
         input.mode.raw().apply(standard(0)).doing(what)?;
         input.is_raw = true;

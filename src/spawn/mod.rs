@@ -246,6 +246,7 @@ impl Creation<'_> {
             annotations: self.plan.annotations.clone(),
             namespaces: clone_flags(self.plan),
             keyring: self.manner.keyring.clone(),
+            no_pivot: self.manner.no_pivot,
             user_namespace,
             mark: None,
             notes: Vec::new(),

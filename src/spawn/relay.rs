@@ -8,10 +8,14 @@ use rustix::fs::OFlags;
 use super::HostTerminal;
 use crate::error::{Doing, Result};
 use crate::sys;
+use crate::sys::signal::Signals;
 use crate::sys::tty;
 
-/// No more is moved at once: what poll(2) says is writable takes at least this much without waiting (PIPE_BUF).
+/// No more is moved at once: a pipe that poll(2) says is writable takes this much without waiting (PIPE_BUF). A terminal may
+/// take less, and is written to without waiting ([`HostTerminal::output`]).
 const PIECE: usize = 4096;
+/// More than a terminal holds of what was written to it (8 KiB on either side, `pty_common_install` of the kernel).
+const HELD: usize = 64 << 10;
 /// What a terminal takes for the end of a line that was begun, and else for the end of input (VEOF, termios(3)).
 const END_OF_INPUT: u8 = 4;
 
@@ -82,6 +86,8 @@ struct Ready {
     output: bool,
     master_in: bool,
     master_out: bool,
+    /// Nothing came in the time there was.
+    idle: bool,
 }
 
 impl Relay {
@@ -138,6 +144,7 @@ impl Relay {
     /// After this process was stopped, or came into the foreground.
     pub fn go_on(&mut self) -> Result<()> {
         if let Some(host) = &mut self.host {
+            host.look_again();
             host.make_raw()?;
         }
         self.follow_size();
@@ -151,17 +158,20 @@ impl Relay {
         }
         self.tell_end_of_input();
         let ready = self.poll(signals).doing(|| "cannot wait".to_owned())?;
+        if ready.idle {
+            self.repeat = (2 * self.repeat).min(REPEAT.end);
+        }
         self.move_some(ready);
         Ok(())
     }
 
-    fn poll(&mut self, signals: BorrowedFd<'_>) -> sys::Result<Ready> {
-        let may_read = self.host.as_ref().is_none_or(HostTerminal::may_read);
+    fn poll(&self, signals: BorrowedFd<'_>) -> sys::Result<Ready> {
         let wants = Ready {
-            input: self.input.wants_more() && may_read && self.container.is_some(),
+            input: self.input.wants_more() && self.may_read() && self.container.is_some(),
             output: !self.output.bytes.is_empty(),
             master_in: self.output.wants_more(),
             master_out: !self.input.bytes.is_empty(),
+            idle: false,
         };
         let mut fds = vec![PollFd::from_borrowed_fd(signals, PollFlags::IN)];
         let mut add = |fd, wanted: bool, flag| {
@@ -174,7 +184,7 @@ impl Relay {
             place
         };
         let input = add(rustix::stdio::stdin(), wants.input, PollFlags::IN);
-        let output = add(rustix::stdio::stdout(), wants.output, PollFlags::OUT);
+        let output = add(self.stdout(), wants.output, PollFlags::OUT);
         let (master_in, master_out) = match &self.container {
             Some(container) => (
                 add(container.master.as_fd(), wants.master_in, PollFlags::IN),
@@ -183,24 +193,24 @@ impl Relay {
             None => (None, None),
         };
         let host = self.host.as_ref();
-        let repeats = self.container.is_some() && !self.input.open;
-        let limit = if repeats {
+        let limit = if self.container.is_some() && !self.input.open {
             Some(milliseconds(self.repeat))
         } else {
             host.is_some_and(HostTerminal::waits_for_foreground)
                 .then_some(LOOK)
         };
-        match rustix::event::poll(&mut fds, limit.as_ref()) {
-            Ok(0) if repeats => self.repeat = (2 * self.repeat).min(REPEAT.end),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        let idle = match rustix::event::poll(&mut fds, limit.as_ref()) {
+            Ok(count) => count == 0,
+            Err(rustix::io::Errno::INTR) => false,
             Err(e) => return Err(sys::Error::new("poll", "signalfd, terminal", e)),
-        }
+        };
         let told = |place: Option<usize>| place.is_some_and(|at| !fds[at].revents().is_empty());
         Ok(Ready {
             input: told(input),
             output: told(output),
             master_in: told(master_in),
             master_out: told(master_out),
+            idle,
         })
     }
 
@@ -220,9 +230,21 @@ impl Relay {
     }
 
     fn read_input(&mut self) {
-        if read(rustix::stdio::stdin(), &mut self.input).is_none() {
+        let ended = read(rustix::stdio::stdin(), &mut self.input).is_none();
+        // Since poll(2) was called it may have come into the background, whose reading fails.
+        if ended && self.may_read() {
             self.end_of_input();
         }
+    }
+
+    fn may_read(&self) -> bool {
+        self.host.as_ref().is_none_or(HostTerminal::may_read)
+    }
+
+    fn stdout(&self) -> BorrowedFd<'_> {
+        let host = self.host.as_ref();
+        host.and_then(HostTerminal::output)
+            .unwrap_or(rustix::stdio::stdout())
     }
 
     /// The caller's terminal has gone: so has the container's.
@@ -266,26 +288,55 @@ impl Relay {
 
     /// A reader that went away must not hold up the container: what it writes is then nobody's.
     fn write_output(&mut self) {
-        if !write(rustix::stdio::stdout(), &mut self.output) {
+        let host = self.host.as_ref();
+        let stdout = host
+            .and_then(HostTerminal::output)
+            .unwrap_or(rustix::stdio::stdout());
+        if !write(stdout, &mut self.output) {
             self.output.bytes.clear();
         }
     }
 
-    /// Moves what the container had written when it ended.
-    pub fn finish(mut self) {
+    /// Moves what the container had written when it ended, and no more: others that it has left on its terminal may write for
+    /// ever. A signal ends the waiting for a reader that is slow.
+    pub fn finish(mut self, signals: &Signals) -> Result<()> {
+        let what = || "cannot wait".to_owned();
+        let mut held = HELD;
         loop {
             while !self.output.bytes.is_empty() {
-                let stdout = rustix::stdio::stdout();
-                let mut fds = [PollFd::from_borrowed_fd(stdout, PollFlags::OUT)];
-                // Whatever it says, the writing tells.
-                let _interrupted = rustix::event::poll(&mut fds, None);
-                self.write_output();
+                if self.is_writable(signals).doing(what)? {
+                    self.write_output();
+                } else if is_asked_to_end(signals).doing(what)? {
+                    return Ok(());
+                }
             }
-            if !self.output.open || !self.read_from_container() {
-                return;
+            if held == 0 || !self.output.open || !self.read_from_container() {
+                return Ok(());
             }
+            held = held.saturating_sub(self.output.bytes.len());
         }
     }
+
+    /// Waits until standard output can be written to, or a signal has come; whether it was the output.
+    fn is_writable(&self, signals: &Signals) -> sys::Result<bool> {
+        let stdout = self.stdout();
+        let mut fds = [
+            PollFd::from_borrowed_fd(stdout, PollFlags::OUT),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) => Ok(!fds[0].revents().is_empty()),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(e) => Err(sys::Error::new("poll", "stdout, signalfd", e)),
+        }
+    }
+}
+
+/// Whether a signal has come that means this process, and not its terminal or its children.
+fn is_asked_to_end(signals: &Signals) -> sys::Result<bool> {
+    use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    let asked = |signal: i32| [SIGHUP, SIGINT, SIGQUIT, SIGTERM].contains(&signal);
+    Ok(signals.next()?.is_some_and(asked))
 }
 
 /// Reads a piece. `None` at the end, `Some(false)` when there is nothing now.

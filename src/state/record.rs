@@ -33,6 +33,9 @@ pub struct Record {
     pub namespaces: u32,
     /// The name of its session keyring, which `exec` joins; `None`: the caller's.
     pub keyring: Option<String>,
+    /// Whether the host's root is still mounted beneath its own (`--no-pivot`).
+    #[serde(default)]
+    pub no_pivot: bool,
     /// Its user namespace, if it has one of its own.
     pub user_namespace: Option<UserNamespaceRecord>,
     /// By which namespace its processes are known once its first one has ended; none where they end with it.

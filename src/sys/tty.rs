@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::FileType;
+use rustix::fs::{CWD, FileType, Mode as FileMode, OFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{OptionalActions, Termios, Winsize};
 
@@ -110,14 +110,44 @@ impl Mode {
         Self(raw)
     }
 
-    /// Gives the terminal this mode, once what was written to it has gone out.
+    /// Whether a terminal with this mode treats bytes as one with `other` does.
+    pub fn treats_bytes_as(&self, other: &Self) -> bool {
+        let flags = |mode: &Termios| (mode.input_modes, mode.output_modes, mode.local_modes);
+        flags(&self.0) == flags(&other.0)
+    }
+
+    /// Gives the terminal this mode. At once: what was written before has been processed by then, and a terminal that takes
+    /// nothing at present would be waited for.
     pub fn apply(&self, fd: impl AsFd) -> Result<()> {
-        rustix::termios::tcsetattr(fd, OptionalActions::Drain, &self.0)
-            .map_err(|e| Error::new("ioctl", "terminal, TCSETSW", e))
+        rustix::termios::tcsetattr(fd, OptionalActions::Now, &self.0)
+            .map_err(|e| Error::new("ioctl", "terminal, TCSETS", e))
     }
 }
 
-/// Whether this process belongs to the terminal's foreground, which alone may read from it.
-pub fn in_foreground(fd: impl AsFd) -> bool {
-    rustix::termios::tcgetpgrp(fd).is_ok_and(|group| group == rustix::process::getpgrp())
+/// Whether this process is in the background of the terminal, and may not read from it. Nobody is in that of a terminal
+/// that is not the session's own, or was hung up.
+pub fn in_background(fd: impl AsFd) -> bool {
+    let own = nix::unistd::getpgrp().as_raw();
+    match rustix::termios::tcgetpgrp(fd) {
+        Ok(group) => group.as_raw_nonzero().get() != own,
+        // A group that this pid namespace has no number for: to getpgrp(2) that is 0.
+        Err(rustix::io::Errno::OPNOTSUPP) => own != 0,
+        Err(_) => false,
+    }
+}
+
+/// Opens the terminal `fd`, which this process has as standard stream `stream`, once more, for writing without waiting: that
+/// others have it open as well must not notice. `None` for what may be something else when it is opened again, as /dev/tty.
+pub fn open_again(fd: impl AsFd, stream: u8) -> Option<OwnedFd> {
+    if !is_pts(fd).is_ok_and(|pts| pts) {
+        return None;
+    }
+    let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(
+        CWD,
+        format!("/proc/self/fd/{stream}"),
+        flags,
+        FileMode::empty(),
+    )
+    .ok()
 }

@@ -1,6 +1,11 @@
 //! exec: another program in a running container.
 
-use crate::harness::{Fixture, peer, peer_differs, spawn, wait_for};
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::harness::{Fixture, lodger_only, peer, peer_differs, skip, spawn, wait_for};
+use crate::pty::Pty;
 
 #[test]
 fn it_runs_in_the_namespaces_of_the_container() {
@@ -243,4 +248,32 @@ fn the_container_outlives_it() {
         .bare(&["exec", "c", "/bin/sh", "-c", "exit 1"])
         .exits(1);
     assert_eq!(fixture.status("c"), "running");
+}
+
+/// In a map that leaves the caller's own ids out, what joins is still the container's: its terminal and its keyring.
+#[test]
+fn who_joins_is_root_where_the_caller_is_nobody() {
+    lodger_only!("a map without the caller's own id");
+    let ids = ["/etc/subuid", "/etc/subgid"].map(crate::base::subordinate_range);
+    let [Some((uids, _)), Some((gids, _))] = ids else {
+        skip!("there are no subordinate ids");
+    };
+    let mut fixture = Fixture::new();
+    let map = |start| json!([{"containerID": 0, "hostID": start, "size": 1000}]);
+    fixture.config["linux"]["uidMappings"] = map(uids);
+    fixture.config["linux"]["gidMappings"] = map(gids);
+    let linux = &mut fixture.config["linux"];
+    let namespaces = linux["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({"type": "user"}));
+    let masked = linux["maskedPaths"].as_array_mut().unwrap();
+    masked.retain(|path| path != "/proc/keys");
+    fixture.sleeping("c");
+    let script = "stat -c %u /dev/pts/0; echo again >/dev/pts/0";
+    let mut pty = Pty::spawn(&fixture.command(&["exec", "-t", "c", "/bin/sh", "-c", script]));
+    assert_eq!(pty.wait(), (0, "0\r\nagain\r\n".to_owned()));
+    if Path::new("/proc/keys").exists() {
+        let keys = fixture.bare(&["exec", "c", "/bin/cat", "/proc/keys"]).ok();
+        let own = keys.lines().filter(|line| line.contains("_ses.c"));
+        assert_eq!(own.count(), 1, "{keys}");
+    }
 }

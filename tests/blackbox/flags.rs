@@ -161,6 +161,65 @@ fn a_container_with_cap_sys_admin_is_not_left_over_the_hosts_root() {
         .fails(1, "cannot change the root without pivot_root(2)");
 }
 
+/// It could take the root away for all processes of the container: the next `exec` would be in the host's.
+#[test]
+fn no_process_with_cap_sys_admin_joins_a_container_over_the_hosts_root() {
+    lodger_only!("refusing CAP_SYS_ADMIN after --no-pivot");
+    let mut fixture = Fixture::new();
+    fixture.args(&["/bin/sleep", "600"]);
+    fixture.runtime(&["run", "-d", "--no-pivot", "c"]).ok();
+    let umount = ["/bin/busybox", "umount", "-l", "/"];
+    let exec = |options: &[&str]| {
+        let args: Vec<&str> = ["exec"]
+            .iter()
+            .chain(options)
+            .chain(&["c"])
+            .chain(&umount)
+            .copied()
+            .collect();
+        fixture.bare(&args)
+    };
+    let refusal = "cannot run a process with CAP_SYS_ADMIN";
+    exec(&["--cap", "SYS_ADMIN"]).fails(255, refusal);
+    let process = json!({
+        "args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+        "capabilities": {"bounding": ["CAP_SYS_ADMIN"]}
+    });
+    let path = fixture.path("process.json");
+    fs::write(&path, process.to_string()).unwrap();
+    exec(&["-p", path.to_str().unwrap()]).fails(255, refusal);
+    assert_ne!(exec(&["--cap", "KILL"]).code, 0);
+    let state = fixture.path("state");
+    let seen = fixture.bare(&["exec", "c", "/bin/ls", "-d", state.to_str().unwrap()]);
+    assert_ne!(seen.code, 0, "the host's root is in reach: {seen:?}");
+}
+
+/// What of a process file cannot be had is told, as for a container; the container's own process had its notes already.
+#[test]
+fn what_is_left_out_of_a_process_file_is_told() {
+    lodger_only!("the notes");
+    let mut fixture = Fixture::new();
+    fixture.config["process"]["capabilities"] =
+        json!({"bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"], "ambient": ["CAP_KILL"]});
+    fixture.sleeping("c");
+    let process = json!({
+        "args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+        "capabilities": {"bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"], "ambient": ["CAP_KILL"]}
+    });
+    let path = fixture.path("process.json");
+    fs::write(&path, process.to_string()).unwrap();
+    let ran = fixture
+        .bare(&["exec", "-p", path.to_str().unwrap(), "c"])
+        .exits(0);
+    assert!(
+        ran.err
+            .contains("/process/capabilities/ambient: CAP_KILL left out"),
+        "{ran:#?}"
+    );
+    let ran = fixture.bare(&["exec", "c", "true"]).exits(0);
+    assert_eq!(ran.err, "", "{ran:#?}");
+}
+
 /// Lets a container see /proc/keys, and every session keyring it can look at.
 fn with_keys() -> Fixture {
     let mut fixture = Fixture::new();

@@ -92,3 +92,34 @@ fn ps_says_what_the_hosts_ps_does_not_like() {
         .bare(&["ps", "nobody"])
         .fails(1, "container does not exist");
 }
+
+/// A caller may have ignored SIGCHLD, and exec(3) keeps that: the kernel then reaps children before anybody asks.
+#[test]
+fn a_caller_that_ignores_her_children_can_call_every_verb() {
+    lodger_only!("ps and wait");
+    let mut fixture = Fixture::new();
+    fixture.sleeping("c");
+    let ignoring = |args: &[&str]| {
+        let command = fixture.command(args);
+        let mut shell = std::process::Command::new("/bin/bash");
+        shell
+            .args(["-c", "trap '' CHLD; exec \"$@\"", "bash"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        crate::harness::spawn(&mut shell, b"")
+    };
+    let table = ignoring(&["ps", "c"]).wait().ok();
+    assert_eq!(table.lines().count(), 2, "{table}");
+    assert_eq!(
+        ignoring(&["exec", "c", "/bin/echo", "x"]).wait().ok(),
+        "x\n"
+    );
+    if !crate::verbs::keeps_exit() {
+        return;
+    }
+    let mut waiting = ignoring(&["wait", "c"]);
+    let early = waiting.wait_at_most(std::time::Duration::from_millis(300));
+    assert!(early.is_none(), "{early:?}");
+    fixture.bare(&["kill", "c", "KILL"]).ok();
+    waiting.wait().exits(128 + 9);
+}

@@ -121,6 +121,12 @@ fn the_size_of_the_config_holds_at_first() {
     fixture.args(&["stty", "size"]).write_config();
     let mut pty = Pty::spawn(&fixture.command(&["run", "c"]));
     assert_eq!(pty.wait(), (0, "33 77\r\n".to_owned()));
+    // It is that of the container's own terminal, not of another one.
+    fixture.args(&["/bin/sleep", "600"]);
+    fixture.config["process"]["terminal"] = false.into();
+    fixture.sleeping("e");
+    let mut pty = Pty::spawn(&fixture.command(&["exec", "-t", "e", "stty", "size"]));
+    assert_eq!(pty.wait(), (0, "24 80\r\n".to_owned()));
     // Without a terminal it is ignored (config.md).
     fixture.config["process"]["terminal"] = false.into();
     fixture.args(&["true"]);

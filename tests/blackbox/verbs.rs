@@ -338,7 +338,7 @@ fn waiting(fixture: &Fixture, id: &str) -> Running {
 }
 
 /// Whether the kernel tells an exit status to others than the parent.
-fn keeps_exit() -> bool {
+pub(crate) fn keeps_exit() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release
         .split(['.', '-'])
