@@ -89,7 +89,7 @@ struct Common {
     /// Accepted for runc's callers: lodger never makes itself a subreaper
     #[arg(long)]
     no_subreaper: bool,
-    /// The container's id: letters, digits and _ + - .
+    /// The container's id: letters, digits and any of `_+-.`
     #[arg(value_name = "ID")]
     id: String,
 }

@@ -16,15 +16,10 @@ const PIECE: usize = 4096;
 const END_OF_INPUT: u8 = 4;
 
 /// How often a job in the background looks whether it has come into the foreground, of which no signal tells.
-const LOOK: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 250_000_000,
-};
-/// How often the end of input is told to a program that may have missed it.
-const REPEAT: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 50_000_000,
-};
+const LOOK: Timespec = milliseconds(250);
+/// How long a program that may have missed the end of input waits to be told again, in milliseconds: at first, and at most,
+/// as each time takes twice as long as the one before.
+const REPEAT: std::ops::Range<i64> = 50..2000;
 
 /// Moves bytes between a container's terminal and the standard streams.
 #[derive(Debug)]
@@ -34,6 +29,8 @@ pub struct Relay {
     container: Option<Container>,
     input: Piece,
     output: Piece,
+    /// When the end of input is told again, in milliseconds.
+    repeat: i64,
 }
 
 #[derive(Debug)]
@@ -107,6 +104,7 @@ impl Relay {
             container: Some(container),
             input: Piece::new(),
             output: Piece::new(),
+            repeat: REPEAT.start,
         };
         if !has_size {
             relay.follow_size();
@@ -157,7 +155,7 @@ impl Relay {
         Ok(())
     }
 
-    fn poll(&self, signals: BorrowedFd<'_>) -> sys::Result<Ready> {
+    fn poll(&mut self, signals: BorrowedFd<'_>) -> sys::Result<Ready> {
         let may_read = self.host.as_ref().is_none_or(HostTerminal::may_read);
         let wants = Ready {
             input: self.input.wants_more() && may_read && self.container.is_some(),
@@ -185,13 +183,15 @@ impl Relay {
             None => (None, None),
         };
         let host = self.host.as_ref();
-        let limit = if self.container.is_some() && !self.input.open {
-            Some(&REPEAT)
+        let repeats = self.container.is_some() && !self.input.open;
+        let limit = if repeats {
+            Some(milliseconds(self.repeat))
         } else {
             host.is_some_and(HostTerminal::waits_for_foreground)
-                .then_some(&LOOK)
+                .then_some(LOOK)
         };
-        match rustix::event::poll(&mut fds, limit) {
+        match rustix::event::poll(&mut fds, limit.as_ref()) {
+            Ok(0) if repeats => self.repeat = (2 * self.repeat).min(REPEAT.end),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(sys::Error::new("poll", "signalfd, terminal", e)),
         }
@@ -315,5 +315,12 @@ fn write(to: BorrowedFd<'_>, piece: &mut Piece) -> bool {
             piece.bytes.clear();
             false
         }
+    }
+}
+
+const fn milliseconds(number: i64) -> Timespec {
+    Timespec {
+        tv_sec: number / 1000,
+        tv_nsec: number % 1000 * 1_000_000,
     }
 }
