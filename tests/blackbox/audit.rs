@@ -291,9 +291,12 @@ fn beneath(call: &Call<'_>, path: &str) -> bool {
     }
 }
 
+/// Off in every trace: strace may not look, and a runtime of the caller's own is copied, and run once more from there.
+const UNTRACEABLE: &[&str] = &["NotDumpable", "SealedCopy"];
+
 /// Starts the runtime under strace, with `off` off; the trace is at `trace` in the test's directory.
 fn traced(fixture: &Fixture, off: &[&str], args: &[&str]) -> Running {
-    without(&[&["NotDumpable"], off].concat(), || {
+    without(&[UNTRACEABLE, off].concat(), || {
         let inner = fixture.command(args);
         let mut command = Command::new("/usr/bin/strace");
         command
@@ -431,7 +434,7 @@ fn strace_audit_of_the_helpers() {
             write_program(&fake.join(name), b"#!/bin/sh\nexit 1\n");
         }
         // Without its setuid bit a helper fails, after it was run.
-        let _ = without(&[&["NotDumpable"], off].concat(), || {
+        let _ = without(&[UNTRACEABLE, off].concat(), || {
             let inner = fixture.command(&["run", "c"]);
             let mut traced = Command::new("/usr/bin/strace");
             traced
