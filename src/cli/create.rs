@@ -116,11 +116,10 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
         store,
         entry,
         front,
-        has_size,
     } = make(global, &args.common, Until::Foreground)?;
     log.notes(&made.notes);
     entry.unlock()?;
-    let relay = front.show(made.console, has_size)?;
+    let relay = front.show(made.console)?;
     let ended = wait_in_foreground(&made.child, relay)?;
     let told = exit_file.map_or(Ok(()), |file| file.write(ended));
     // Somebody else's `delete` may have been faster.
@@ -141,7 +140,6 @@ struct Making {
     store: Store,
     entry: Entry,
     front: Front,
-    has_size: bool,
 }
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
@@ -164,10 +162,9 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     }
     tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
     let terminal = plan.process.terminal;
-    let outlets = common
-        .io
-        .outlets(terminal.is_some(), until != Until::Foreground)?;
-    let front = Front::prepare(terminal.is_some() && until == Until::Foreground)?;
+    let detached = until != Until::Foreground;
+    let outlets = common.io.outlets(terminal.is_some(), detached)?;
+    let front = Front::prepare(terminal, detached)?;
     let entry = store
         .create(&common.id)
         .map_err(|e| e.within(format!("cannot create container {:?}", common.id)))?;
@@ -194,7 +191,6 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
             store,
             entry,
             front,
-            has_size: terminal.is_some_and(|terminal| terminal.size.is_some()),
         }),
         Err(error) => Err(undone(&store, &entry, error)),
     }

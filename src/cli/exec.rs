@@ -122,7 +122,7 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let (process, notes) = process(&entry, &record, &facts, args)?;
     let terminal = process.terminal;
     let outlets = args.io.outlets(terminal.is_some(), args.detach)?;
-    let front = Front::prepare(terminal.is_some() && !args.detach)?;
+    let front = Front::prepare(terminal, args.detach)?;
     if !args.detach {
         sys::signal::block_all().doing(|| "cannot block signals".to_owned())?;
     }
@@ -146,10 +146,7 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     if args.detach {
         return Ok(0);
     }
-    let relay = front.show(
-        member.console,
-        terminal.is_some_and(|terminal| terminal.size.is_some()),
-    )?;
+    let relay = front.show(member.console)?;
     Ok(wait_in_foreground(&member.child, relay)?.exit.shell_code())
 }
 

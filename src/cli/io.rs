@@ -1,9 +1,11 @@
 //! What create, run and exec have in common: where the process's files and terminal come from, and who is told of it.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::init::Preserved;
+use crate::plan::Terminal;
 use crate::spawn::{HostTerminal, Outlets, Receiver, Relay, WholeFile};
 use crate::sys;
 
@@ -96,28 +98,27 @@ impl Io {
 #[derive(Debug, Default)]
 pub(super) struct Front {
     host: Option<HostTerminal>,
+    /// Whether the config says how large the terminal is.
+    has_size: bool,
 }
 
 impl Front {
-    /// Prepares to show a process, which has a terminal or not. To be called before the process is made and before any
-    /// namespace of a container is joined.
-    pub(super) fn prepare(terminal: bool) -> Result<Self> {
-        let host = if terminal {
-            HostTerminal::find()?
-        } else {
-            None
+    /// Prepares to show a process with this terminal, if it has one and lodger stays with it. To be called before the process
+    /// is made and before any namespace of a container is joined.
+    pub(super) fn prepare(terminal: Option<Terminal>, detached: bool) -> Result<Self> {
+        let Some(terminal) = terminal.filter(|_| !detached) else {
+            return Ok(Self::default());
         };
-        Ok(Self { host })
+        Ok(Self {
+            host: HostTerminal::find()?,
+            has_size: terminal.size.is_some(),
+        })
     }
 
-    /// Shows the terminal whose first end is `console`. `has_size`: the config says how large it is.
-    pub(super) fn show(
-        self,
-        console: Option<std::os::fd::OwnedFd>,
-        has_size: bool,
-    ) -> Result<Option<Relay>> {
+    /// Shows the terminal whose first end is `console`.
+    pub(super) fn show(self, console: Option<OwnedFd>) -> Result<Option<Relay>> {
         console
-            .map(|master| Relay::begin(master, self.host, has_size))
+            .map(|master| Relay::begin(master, self.host, self.has_size))
             .transpose()
     }
 }

@@ -90,7 +90,7 @@ impl Outlets {
         }
     }
 
-    /// Hands the terminal over, or gives it back.
+    /// Hands the terminal over, if somebody wants it; else it stays in `heard`.
     fn hand_over_console(&self, heard: &mut Heard) -> Result<()> {
         let Some(receiver) = &self.console else {
             return Ok(());
@@ -193,9 +193,7 @@ impl Creation<'_> {
         order(line, Order::Go)?;
         // While init is at work.
         self.entry.write_config(&self.bundle.config)?;
-        let mut record = self.record(child, outer)?;
-        record.notes.clone_from(&heard.notes);
-        record.mark = mark;
+        let mut record = self.record(child, outer, mark)?;
         self.entry.draft_record(&record)?;
         wait_for(Phase::SettingUp, line, &mut heard)?;
         tracing::debug!(notes = heard.notes.len(), "the container is set up");
@@ -220,7 +218,13 @@ impl Creation<'_> {
         Ok(heard)
     }
 
-    fn record(&self, child: &Child, outer: Option<OuterRecord>) -> Result<Record> {
+    /// What to remember of the container, with the notes of the plan.
+    fn record(
+        &self,
+        child: &Child,
+        outer: Option<OuterRecord>,
+        mark: Option<NamespaceMark>,
+    ) -> Result<Record> {
         let user_namespace = match &self.plan.user_namespace {
             UserNamespace::Inherit => None,
             UserNamespace::New {
@@ -248,8 +252,8 @@ impl Creation<'_> {
             keyring: self.manner.keyring.clone(),
             no_pivot: self.manner.no_pivot,
             user_namespace,
-            mark: None,
-            notes: Vec::new(),
+            mark,
+            notes: self.plan.notes.clone(),
         })
     }
 }

@@ -174,14 +174,12 @@ impl Relay {
             idle: false,
         };
         let mut fds = vec![PollFd::from_borrowed_fd(signals, PollFlags::IN)];
+        // One that is not wanted is left out: its end would be told again and again.
         let mut add = |fd, wanted: bool, flag| {
-            let flags = if wanted { flag } else { PollFlags::empty() };
-            // One that is not wanted is left out: its end would be told again and again.
-            let place = wanted.then_some(fds.len());
-            if wanted {
-                fds.push(PollFd::from_borrowed_fd(fd, flags));
-            }
-            place
+            wanted.then(|| {
+                fds.push(PollFd::from_borrowed_fd(fd, flag));
+                fds.len() - 1
+            })
         };
         let input = add(rustix::stdio::stdin(), wants.input, PollFlags::IN);
         let output = add(self.stdout(), wants.output, PollFlags::OUT);
@@ -286,15 +284,13 @@ impl Relay {
         }
     }
 
-    /// A reader that went away must not hold up the container: what it writes is then nobody's.
     fn write_output(&mut self) {
+        // Not by `stdout`, which would borrow the output too.
         let host = self.host.as_ref();
         let stdout = host
             .and_then(HostTerminal::output)
             .unwrap_or(rustix::stdio::stdout());
-        if !write(stdout, &mut self.output) {
-            self.output.bytes.clear();
-        }
+        write(stdout, &mut self.output);
     }
 
     /// Moves what the container had written when it ended, and no more: others that it has left on its terminal may write for
@@ -354,18 +350,12 @@ fn read(from: BorrowedFd<'_>, piece: &mut Piece) -> Option<bool> {
     }
 }
 
-/// Writes what can be written now; whether there is anybody to write to.
-fn write(to: BorrowedFd<'_>, piece: &mut Piece) -> bool {
+/// Writes what can be written now. A reader that went away must not hold up the other side: what is written is then nobody's.
+fn write(to: BorrowedFd<'_>, piece: &mut Piece) {
     match rustix::io::write(to, &piece.bytes) {
-        Ok(count) => {
-            piece.bytes.drain(..count);
-            true
-        }
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => true,
-        Err(_) => {
-            piece.bytes.clear();
-            false
-        }
+        Ok(count) => drop(piece.bytes.drain(..count)),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+        Err(_) => piece.bytes.clear(),
     }
 }
 

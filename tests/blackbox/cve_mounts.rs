@@ -19,24 +19,29 @@ fn on_a_terminal() -> Fixture {
     fixture
 }
 
+/// Runs a container whose /dev/console is a link to /etc/passwd: whether the terminal was bound over that.
+fn link_is_covered(mut fixture: Fixture) -> Outcome {
+    fixture.sh("test -c /etc/passwd && echo covered; true");
+    let ran = fixture.run();
+    let refused = ran
+        .err
+        .contains("cannot bind the container's terminal to /dev/console");
+    assert!(off().is_some() || refused, "{ran:?}");
+    Outcome::of(
+        ran.out.contains("covered").then(|| ran.out.clone()),
+        ran.err,
+    )
+}
+
 /// The terminal is bound over whatever the link leads to.
 #[test]
 fn cve_2025_52565_console_symlink() {
     lodger_only!("switching defences off");
     for target in ["/etc/passwd", "../etc/passwd"] {
         held_by(&["RefuseLinks"], || {
-            let mut fixture = on_a_terminal();
+            let fixture = on_a_terminal();
             symlink(target, fixture.rootfs().join("dev/console")).unwrap();
-            fixture.sh("test -c /etc/passwd && echo covered; true");
-            let ran = fixture.run();
-            let refused = ran
-                .err
-                .contains("cannot bind the container's terminal to /dev/console");
-            assert!(off().is_some() || refused, "{ran:?}");
-            Outcome::of(
-                ran.out.contains("covered").then(|| ran.out.clone()),
-                ran.err,
-            )
+            link_is_covered(fixture)
         });
     }
 }
@@ -55,16 +60,7 @@ fn cve_2025_52565_console_symlink_bind_dev() {
             0,
             json!({"destination": "/dev", "type": "bind", "source": source, "options": ["bind"]}),
         );
-        fixture.sh("test -c /etc/passwd && echo covered; true");
-        let ran = fixture.run();
-        let refused = ran
-            .err
-            .contains("cannot bind the container's terminal to /dev/console");
-        assert!(off().is_some() || refused, "{ran:?}");
-        Outcome::of(
-            ran.out.contains("covered").then(|| ran.out.clone()),
-            ran.err,
-        )
+        link_is_covered(fixture)
     });
 }
 

@@ -20,19 +20,7 @@ fn script(text: &str) -> Fixture {
 
 /// A shell with job control, and `run` of the fixture's container as one of its jobs.
 fn job(fixture: &Fixture) -> Pty {
-    let run = fixture.command(&["run", "c"]);
-    let mut caller = Command::new("/bin/bash");
-    caller
-        .args(["--norc", "--noprofile", "-i"])
-        .current_dir(fixture.bundle());
-    let mut pty = Pty::spawn(&caller);
-    pty.expect("$ ");
-    let words: Vec<String> = std::iter::once(run.get_program())
-        .chain(run.get_args())
-        .map(|word| word.to_str().unwrap().to_owned())
-        .collect();
-    pty.type_keys(&format!("{}\r", words.join(" ")));
-    pty
+    Pty::of_shell(&fixture.command(&["run", "c"]), "")
 }
 
 /// The child of `parent` that leads a job.

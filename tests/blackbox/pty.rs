@@ -71,6 +71,22 @@ impl Pty {
         }
     }
 
+    /// A shell with job control on a new terminal, with `command` typed into it, and `tail` after that.
+    pub(crate) fn of_shell(command: &Command, tail: &str) -> Pty {
+        let mut shell = Command::new("/bin/bash");
+        shell
+            .args(["--norc", "--noprofile", "-i"])
+            .current_dir(command.get_current_dir().unwrap());
+        let mut pty = Pty::spawn(&shell);
+        pty.expect("$ ");
+        let words: Vec<&str> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_str().unwrap())
+            .collect();
+        pty.type_keys(&format!("{}{tail}\r", words.join(" ")));
+        pty
+    }
+
     fn master(&self) -> &OwnedFd {
         self.master.as_ref().expect("hung up")
     }

@@ -214,18 +214,7 @@ fn the_runtime_can_be_stopped_and_goes_on() {
 fn a_job_in_the_background_leaves_the_terminal_alone() {
     lodger_only!("running in the background of a terminal");
     let fixture = shell();
-    let run = fixture.command(&["run", "c"]);
-    let mut caller = std::process::Command::new("/bin/bash");
-    caller
-        .args(["--norc", "--noprofile", "-i"])
-        .current_dir(fixture.bundle());
-    let mut pty = Pty::spawn(&caller);
-    pty.expect("$ ");
-    let words: Vec<String> = std::iter::once(run.get_program())
-        .chain(run.get_args())
-        .map(|word| word.to_str().unwrap().to_owned())
-        .collect();
-    pty.type_keys(&format!("{} &\r", words.join(" ")));
+    let mut pty = Pty::of_shell(&fixture.command(&["run", "c"]), " &");
     pty.expect("ready> ");
     pty.type_keys("echo by the call''er\r");
     pty.expect("by the caller");
