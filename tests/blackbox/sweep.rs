@@ -141,11 +141,15 @@ impl Sweep {
         let points = points(&calls, self.fixture.path("state").to_str().unwrap());
         let mut killed = 0;
         for n in &points {
-            let command = run_prepared();
-            let (pid, ran) = run_injected(&command, scratch.path(), &calls, *n, Fate::Kill);
             let when = format!("{args:?} killed before call {n}, {:?}", calls[*n].line);
-            killed += usize::from(ran.code == 128 + 9);
-            self.assert_cleaned(pid, &when);
+            // A busy machine may pass a point by, as what is waited for comes in another number of pieces.
+            let hit = (0..3).any(|_| {
+                let command = run_prepared();
+                let (pid, ran) = run_injected(&command, scratch.path(), &calls, *n, Fate::Kill);
+                self.assert_cleaned(pid, &when);
+                ran.code == 128 + 9
+            });
+            killed += usize::from(hit);
         }
         // Where something is waited for, a call more or less is made, and one kind may not come to its number.
         assert!(
