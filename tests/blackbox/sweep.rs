@@ -128,6 +128,24 @@ impl Sweep {
 
     /// The command, killed before each of its calls in turn. Returns how many points there were.
     fn kill_at_each(&self, prepare: &[&[&str]], args: &[&str]) -> usize {
+        // Where something is waited for, a call more or less is made, and one kind may not come to its number. If many do
+        // not, it was the trace that they were taken from that was unlike the others.
+        for _ in 0..3 {
+            let (points, missed) = self.kill_at_each_of_one_trace(prepare, args);
+            if missed.len() * 20 <= points {
+                return points - missed.len();
+            }
+            eprintln!("{} of {points} not reached: {missed:#?}", missed.len());
+        }
+        panic!("{args:?}: too many points were not reached");
+    }
+
+    /// How many points there were, and those that were not reached.
+    fn kill_at_each_of_one_trace(
+        &self,
+        prepare: &[&[&str]],
+        args: &[&str],
+    ) -> (usize, Vec<String>) {
         let scratch = tempfile::tempdir().unwrap();
         let run_prepared = || {
             for args in prepare {
@@ -139,7 +157,7 @@ impl Sweep {
         self.fixture.bare(&["delete", "-f", "c"]).ok();
         self.assert_nothing_left(0, "not killed");
         let points = points(&calls, self.fixture.path("state").to_str().unwrap());
-        let mut killed = 0;
+        let mut missed = Vec::new();
         for n in &points {
             let when = format!("{args:?} killed before call {n}, {:?}", calls[*n].line);
             // A busy machine may pass a point by, as what is waited for comes in another number of pieces.
@@ -149,15 +167,11 @@ impl Sweep {
                 self.assert_cleaned(pid, &when);
                 ran.code == 128 + 9
             });
-            killed += usize::from(hit);
+            if !hit {
+                missed.push(calls[*n].line.clone());
+            }
         }
-        // Where something is waited for, a call more or less is made, and one kind may not come to its number.
-        assert!(
-            killed * 20 >= points.len() * 19,
-            "{killed} of {}",
-            points.len()
-        );
-        killed
+        (points.len(), missed)
     }
 }
 
@@ -330,28 +344,29 @@ fn an_init_that_is_killed_at_each_step_is_one_error_and_leaves_nothing() {
     for n in &points {
         let when = format!("init killed before call {n}, {:?}", calls[*n].line);
         let option = inject(&calls, *n, Fate::Kill);
-        let options = [&*option];
-        let (runtime, ran, _) = with_init_traced(&command(), scratch, writes, &options);
-        if ran.code == 0 {
-            // It was told to run the program, and was killed as the program could have been.
-            assert!(
-                calls[..*n]
-                    .iter()
-                    .any(|call| call.line.contains("NO_NEW_PRIVS")),
-                "{when}"
-            );
-            wait_for("it to be stopped", || {
-                (sweep.fixture.status("c") == "stopped").then_some(())
-            });
-        } else {
-            assert_eq!(ran.code, 1, "{when}: {ran:#?}");
-            assert!(
-                ran.err.contains("killed by signal 9 (SIGKILL), while "),
-                "{when}: {ran:#?}"
-            );
-            sweep.assert_nothing_left(runtime, &when);
-        }
-        sweep.assert_cleaned(runtime, &when);
+        // It may be told to go before strace, which is attached, has stopped it: then a first call is passed by.
+        let hit = (0..3).any(|_| {
+            let options = [&*option];
+            let (runtime, ran, _) = with_init_traced(&command(), scratch, writes, &options);
+            let before = &calls[..*n];
+            let is_hit = ran.code != 0 || before.iter().any(|c| c.line.contains("NO_NEW_PRIVS"));
+            if ran.code != 0 {
+                assert_eq!(ran.code, 1, "{when}: {ran:#?}");
+                assert!(
+                    ran.err.contains("killed by signal 9 (SIGKILL), while "),
+                    "{when}: {ran:#?}"
+                );
+                sweep.assert_nothing_left(runtime, &when);
+            } else if is_hit {
+                // It was told to run the program, and was killed as the program could have been.
+                wait_for("it to be stopped", || {
+                    (sweep.fixture.status("c") == "stopped").then_some(())
+                });
+            }
+            sweep.assert_cleaned(runtime, &when);
+            is_hit
+        });
+        assert!(hit, "{when}");
     }
     eprintln!("init: killed at {} points of {}", points.len(), calls.len());
     assert!(points.len() >= 40);
