@@ -7,7 +7,8 @@ use std::process::Command;
 
 use crate::harness::{Fixture, LIMIT, Ran, lodger_only, skip, wait_for};
 use crate::tracing::{
-    Attached, Call, Fate, Stopped, children, inject, process_state, run_injected, trace, works,
+    Attached, Call, Fate, Stopped, children, inject, is_in_call, process_state, run_injected,
+    trace, works,
 };
 
 /// Everything a killed runtime could leave.
@@ -310,6 +311,9 @@ pub(crate) fn with_init_traced(
     let stopped = Stopped::after(command, scratch, "write", maps_written);
     let runtime = stopped.runtime;
     let init = *children(runtime).last().expect("init");
+    wait_for("init to wait for its first order", || {
+        is_in_call(init, nix::libc::SYS_recvmsg).then_some(())
+    });
     let attached = Attached::to(init, options, scratch);
     stopped.go_on();
     let ran = stopped.wait();
@@ -344,29 +348,28 @@ fn an_init_that_is_killed_at_each_step_is_one_error_and_leaves_nothing() {
     for n in &points {
         let when = format!("init killed before call {n}, {:?}", calls[*n].line);
         let option = inject(&calls, *n, Fate::Kill);
-        // It may be told to go before strace, which is attached, has stopped it: then a first call is passed by.
-        let hit = (0..3).any(|_| {
-            let options = [&*option];
-            let (runtime, ran, _) = with_init_traced(&command(), scratch, writes, &options);
-            let before = &calls[..*n];
-            let is_hit = ran.code != 0 || before.iter().any(|c| c.line.contains("NO_NEW_PRIVS"));
-            if ran.code != 0 {
-                assert_eq!(ran.code, 1, "{when}: {ran:#?}");
-                assert!(
-                    ran.err.contains("killed by signal 9 (SIGKILL), while "),
-                    "{when}: {ran:#?}"
-                );
-                sweep.assert_nothing_left(runtime, &when);
-            } else if is_hit {
-                // It was told to run the program, and was killed as the program could have been.
-                wait_for("it to be stopped", || {
-                    (sweep.fixture.status("c") == "stopped").then_some(())
-                });
-            }
-            sweep.assert_cleaned(runtime, &when);
-            is_hit
-        });
-        assert!(hit, "{when}");
+        let options = [&*option];
+        let (runtime, ran, _) = with_init_traced(&command(), scratch, writes, &options);
+        if ran.code == 0 {
+            // It was told to run the program, and was killed as the program could have been.
+            assert!(
+                calls[..*n]
+                    .iter()
+                    .any(|call| call.line.contains("NO_NEW_PRIVS")),
+                "{when}"
+            );
+            wait_for("it to be stopped", || {
+                (sweep.fixture.status("c") == "stopped").then_some(())
+            });
+        } else {
+            assert_eq!(ran.code, 1, "{when}: {ran:#?}");
+            assert!(
+                ran.err.contains("killed by signal 9 (SIGKILL), while "),
+                "{when}: {ran:#?}"
+            );
+            sweep.assert_nothing_left(runtime, &when);
+        }
+        sweep.assert_cleaned(runtime, &when);
     }
     eprintln!("init: killed at {} points of {}", points.len(), calls.len());
     assert!(points.len() >= 40);

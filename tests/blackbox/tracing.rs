@@ -145,6 +145,12 @@ pub(crate) fn process_state(pid: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
+/// Whether a process is in the system call of this number (proc_pid_syscall(5)).
+pub(crate) fn is_in_call(pid: u32, number: nix::libc::c_long) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    call.starts_with(&format!("{number} "))
+}
+
 /// A `run` or `create` that is stopped, by strace, after its `n`-th call of one kind.
 pub(crate) struct Stopped {
     strace: Option<Running>,
@@ -201,6 +207,7 @@ pub(crate) struct Attached {
 }
 
 impl Attached {
+    /// To a process that waits in a call.
     pub(crate) fn to(pid: u32, options: &[&str], scratch: &Path) -> Attached {
         let output = scratch.join("attached");
         let strace = Command::new(STRACE)
@@ -211,13 +218,11 @@ impl Attached {
             .args(["-p", &pid.to_string()])
             .spawn()
             .unwrap();
-        let status = format!("/proc/{pid}/status");
-        let tracer = format!("TracerPid:\t{}\n", strace.id());
-        wait_for("strace to be attached", || {
+        // TracerPid says so too early: what ends the call before strace has stopped the process is passed by.
+        wait_for("strace to see the call that the process waits in", || {
+            let seen = fs::read(&output).is_ok_and(|text| !text.is_empty());
             // The very first call may have had its fate already.
-            let status = fs::read_to_string(&status).unwrap_or_default();
-            (status.contains(&tracer) || process_state(pid).is_none_or(|state| state == 'Z'))
-                .then_some(())
+            (seen || process_state(pid).is_none_or(|state| state == 'Z')).then_some(())
         });
         Attached { strace, output }
     }
