@@ -161,10 +161,11 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         plan.notes.push(without_pivot(&plan)?);
     }
     tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
-    let terminal = plan.process.terminal;
     let detached = until != Until::Foreground;
-    let outlets = common.io.outlets(terminal.is_some(), detached)?;
-    let front = Front::prepare(terminal, detached)?;
+    let outlets = common
+        .io
+        .outlets(plan.process.terminal.is_some(), detached)?;
+    let front = Front::prepare(plan.process.terminal.as_mut(), detached)?;
     let entry = store
         .create(&common.id)
         .map_err(|e| e.within(format!("cannot create container {:?}", common.id)))?;

@@ -119,10 +119,9 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let preserved = args.io.preserved()?;
     let facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
-    let (process, notes) = process(&entry, &record, &facts, args)?;
-    let terminal = process.terminal;
-    let outlets = args.io.outlets(terminal.is_some(), args.detach)?;
-    let front = Front::prepare(terminal, args.detach)?;
+    let (mut process, notes) = process(&entry, &record, &facts, args)?;
+    let outlets = args.io.outlets(process.terminal.is_some(), args.detach)?;
+    let front = Front::prepare(process.terminal.as_mut(), args.detach)?;
     if !args.detach {
         sys::signal::block_all().doing(|| "cannot block signals".to_owned())?;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::init::Preserved;
-use crate::plan::Terminal;
+use crate::plan::{Terminal, TerminalSize};
 use crate::spawn::{HostTerminal, Outlets, Receiver, Relay, WholeFile};
 use crate::sys;
 
@@ -105,14 +105,23 @@ pub(super) struct Front {
 impl Front {
     /// Prepares to show a process with this terminal, if it has one and lodger stays with it. To be called before the process
     /// is made and before any namespace of a container is joined.
-    pub(super) fn prepare(terminal: Option<Terminal>, detached: bool) -> Result<Self> {
+    ///
+    /// A terminal without a size gets that of the caller's, so that the program finds it when it begins.
+    pub(super) fn prepare(terminal: Option<&mut Terminal>, detached: bool) -> Result<Self> {
         let Some(terminal) = terminal.filter(|_| !detached) else {
             return Ok(Self::default());
         };
-        Ok(Self {
+        let front = Self {
             host: HostTerminal::find()?,
             has_size: terminal.size.is_some(),
-        })
+        };
+        if let (None, Some(host)) = (terminal.size, &front.host) {
+            terminal.size = host.size().map(|size| TerminalSize {
+                rows: size.rows,
+                columns: size.columns,
+            });
+        }
+        Ok(front)
     }
 
     /// Shows the terminal whose first end is `console`.

@@ -1,6 +1,7 @@
 //! Containers on a terminal, the caller's being a real one.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
@@ -131,6 +132,24 @@ fn the_size_of_the_config_holds_at_first() {
     fixture.config["process"]["terminal"] = false.into();
     fixture.args(&["true"]);
     fixture.run().ok();
+}
+
+/// However slow the runtime is with its own ends of the terminals: every ioctl of it takes a while here.
+#[test]
+fn the_size_is_there_when_the_program_begins() {
+    lodger_only!("an exec's first size is set after its program began");
+    let mut fixture = Fixture::new();
+    fixture.args(&["/bin/sleep", "600"]);
+    fixture.sleeping("c");
+    let exec = fixture.command(&["exec", "-t", "c", "stty", "size"]);
+    let mut slow = Command::new("/usr/bin/strace");
+    slow.args(["-o", "/dev/null", "-e", "trace=ioctl", "-e"])
+        .arg("inject=ioctl:delay_enter=200000")
+        .arg(exec.get_program())
+        .args(exec.get_args())
+        .current_dir(exec.get_current_dir().unwrap());
+    let mut pty = Pty::spawn(&slow);
+    assert_eq!(pty.wait(), (0, "24 80\r\n".to_owned()));
 }
 
 /// Raw while it runs, and as before afterwards, however it ends.
