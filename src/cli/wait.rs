@@ -61,8 +61,11 @@ fn end_of(record: &Record) -> Result<Exit> {
     } else {
         // Its parent leaves it lying: a process that has ended and was not reaped tells by itself.
         match record.process.unreaped_exit()? {
-            // Reaped in between.
-            None => sys::pidfd::exit(&pidfd).doing(what)?,
+            // Reaped in between, or just about to be.
+            None => {
+                sys::pidfd::wait_reaped(&pidfd, PATIENCE).doing(what)?;
+                sys::pidfd::exit(&pidfd).doing(what)?
+            }
             told => told,
         }
     };

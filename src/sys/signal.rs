@@ -17,6 +17,12 @@ pub fn unblock_all() -> Result<()> {
     set_mask(&SigSet::empty())
 }
 
+/// Unblocks every signal but those by which a terminal stops its jobs.
+pub fn unblock_all_but_stops() -> Result<()> {
+    use nix::sys::signal::Signal::{SIGTSTP, SIGTTIN, SIGTTOU};
+    set_mask(&[SIGTSTP, SIGTTIN, SIGTTOU].into_iter().collect())
+}
+
 fn set_mask(set: &SigSet) -> Result<()> {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(set), None)
         .map_err(|e| Error::new("rt_sigprocmask", "SIG_SETMASK", e))

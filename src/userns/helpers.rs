@@ -80,7 +80,8 @@ fn become_helper(
     stderr: &OwnedFd,
 ) -> sys::Result<()> {
     sys::fd::install_stdio(stderr.as_fd(), 2)?;
-    sys::signal::unblock_all()?;
+    // Stopped, it would keep us waiting, who cannot be stopped now: the job would hang for whoever pressed the key.
+    sys::signal::unblock_all_but_stops()?;
     let mut byte = [0u8; 1];
     // The end of the pipe is the signal: nothing is ever written.
     rustix::io::read(wait, &mut byte).map_err(|e| sys::Error::new("read", "pipe", e))?;
@@ -109,9 +110,10 @@ impl Mapping {
     /// Waits for both helpers and checks what they did.
     pub(super) fn finish(self) -> Result<OuterRecord> {
         let [uids, gids] = self.ids;
-        for (helper, ids) in self.helpers.into_iter().zip([&uids, &gids]) {
-            helper.finish(ids)?;
-        }
+        let [uid_helper, gid_helper] = self.helpers;
+        // Both, before either's failure is told: none is left behind.
+        let ended = [uid_helper.finish(&uids), gid_helper.finish(&gids)];
+        ended.into_iter().collect::<Result<()>>()?;
         if !has_identity_maps(&uids, &gids)? {
             return Err(wrong_maps());
         }
