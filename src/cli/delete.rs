@@ -88,17 +88,19 @@ fn find(global: &Global, id: &str) -> Result<Option<(Store, Entry)>> {
 
 /// Makes sure that the container's processes are gone.
 fn end(entry: &Entry, record: Option<&Record>, force: bool, notes: &mut Vec<Note>) -> Result<()> {
-    let status = entry.status(record);
-    if status == Status::Running && !force {
+    let Some(record) = record else {
+        // Whoever made it was killed; init has died with it.
+        return Ok(());
+    };
+    if entry.status(record) == Status::Running && !force {
         return Err(Error::new("container still running")
             .hint(format!("`lodger delete -f {}` kills it first", entry.id())));
     }
-    match record {
-        None => Ok(()),
-        // The kernel ends a pid namespace with its first process.
-        Some(record) if record.namespaces & flag::PID != 0 => end_first(record),
-        Some(record) => end_all(record, force, notes),
+    // The kernel ends a pid namespace with its first process.
+    if record.namespaces & flag::PID != 0 {
+        return end_first(record);
     }
+    end_all(record, force, notes)
 }
 
 /// Ends the processes of a container in the host's pid namespace.

@@ -110,7 +110,7 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     }
     let entry = Store::find_in(global.root.as_deref(), args.id())?;
     let record = entry.existing_record()?;
-    match entry.status(Some(&record)) {
+    match entry.status(&record) {
         Status::Running | Status::Created => {}
         Status::Stopped | Status::Creating => {
             return Err(Error::new("cannot exec in a stopped container"));
@@ -121,10 +121,11 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     protect::against_overwriting(&facts, preserved.count)?;
     let (mut process, notes) = process(&entry, &record, &facts, args)?;
     let outlets = args.io.outlets(process.terminal.is_some(), args.detach)?;
-    let front = Front::prepare(process.terminal.as_mut(), args.detach)?;
     if !args.detach {
+        // Before the terminal has its guard: a key may not end the guard alone.
         sys::signal::block_all().doing(|| "cannot block signals".to_owned())?;
     }
+    let front = Front::prepare(process.terminal.as_mut(), args.detach)?;
     tracing::debug!(
         pid = record.process.pid,
         uid = process.uid,

@@ -74,8 +74,9 @@ struct State {
 }
 
 impl State {
-    fn of(entry: &Entry, record: Option<Record>) -> Self {
-        Self::new(entry.id(), entry.status(record.as_ref()), record)
+    fn of(entry: &Entry) -> Result<Self> {
+        let (record, status) = entry.examine()?;
+        Ok(Self::new(entry.id(), status, record))
     }
 
     fn new(id: &str, status: Status, record: Option<Record>) -> Self {
@@ -116,7 +117,7 @@ impl State {
 pub(crate) fn state(global: &Global, args: &StateArgs) -> Result<u8> {
     let what = || format!("cannot read the state of container {:?}", args.id);
     let entry = Store::find_in(global.root.as_deref(), &args.id).map_err(|e| e.within(what()))?;
-    let state = State::of(&entry, entry.record()?);
+    let state = State::of(&entry).map_err(|e| e.within(what()))?;
     print(&(pretty(&state)? + "\n"))?;
     Ok(0)
 }
@@ -139,8 +140,9 @@ pub(crate) fn list(global: &Global, args: &ListArgs, log: &Log) -> Result<u8> {
             let Some(entry) = store.find_if_there(&id)? else {
                 continue;
             };
-            match entry.record() {
-                Ok(record) => states.push(State::of(&entry, record)),
+            match State::of(&entry) {
+                Ok(state) => states.push(state),
+                Err(_) if store.find_if_there(&id)?.is_none() => {}
                 // A container whose state is damaged must not hide the others.
                 Err(error) => notes.push(unlisted(&id, &error)),
             }

@@ -31,9 +31,9 @@ pub(crate) fn start(global: &Global, args: &Args) -> Result<u8> {
         pid = record.process.pid,
         "letting the container's process go on"
     );
-    let refusal = match entry.status(Some(&record)) {
+    let refusal = match entry.status(&record) {
         Status::Created => {
-            crate::spawn::start(&entry).map_err(|e| e.within(what))?;
+            crate::spawn::start(&entry, &record).map_err(|e| e.within(what))?;
             return Ok(0);
         }
         Status::Running => "cannot start an already running container",

@@ -277,11 +277,14 @@ fn clone_flags(plan: &Plan) -> u32 {
     })
 }
 
-/// Runs the program of a container that was created (runtime.md, "start").
-pub fn start(entry: &Entry) -> Result<()> {
+/// Runs the program of a container that was created (runtime.md, "start"). `record` is its own.
+pub fn start(entry: &Entry, record: &Record) -> Result<()> {
     let what = || "cannot reach the container's init".to_owned();
     let connection = match sys::socket::connect(entry.directory(), GATE) {
         Err(error) if error.is(nix::libc::ECONNREFUSED) => {
+            if !record.process.is_alive(&record.boot_id) {
+                return Err(Error::new("cannot start a container that has stopped"));
+            }
             // A `start` before this one was killed after it had done its work.
             entry.remove_gate()?;
             return Err(Error::new("cannot start an already running container"));

@@ -11,13 +11,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{NamespaceMark, Record, boot_id};
+use super::process::{self, SETTLING};
+use super::{NamespaceMark, Record, boot_id, once_visible};
 use crate::error::{Doing, Error, Result};
+use crate::host::IdRange;
 use crate::sys;
 use crate::sys::ns::flag;
 
 /// How deep namespaces nest (user_namespaces(7), pid_namespaces(7)).
 const MAX_DEPTH: usize = 33;
+
+/// Between two looks for a process on its way into the container.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,6 +39,8 @@ const DOUBTFUL_LOOKS: u32 = 50;
 pub struct Members {
     kind: Kind,
     sought: Sought,
+    /// The uids of a process on its way into the container (`exec`): the caller's and the container's, as she sees them.
+    uids: Vec<IdRange>,
 }
 
 /// A process of a container, by a pidfd: it may have ended by now, but is never another one.
@@ -106,9 +113,15 @@ impl Members {
     /// What the processes of the container of `record` have in common.
     pub fn of(record: &Record) -> Result<Self> {
         let kind = Kind::of(record.namespaces);
+        let range = |start, count| IdRange { start, count };
+        let own = record.user_namespace.iter().flat_map(|own| &own.uid_map);
         Ok(Self {
             kind,
             sought: sought(kind, record)?,
+            uids: own
+                .map(|map| range(map.host_id, map.size))
+                .chain([range(sys::cred::uid(), 1)])
+                .collect(),
         })
     }
 
@@ -144,6 +157,11 @@ impl Members {
         while quiet < QUIET_LOOKS && doubtful < DOUBTFUL_LOOKS {
             let look = self.look(&mut ended)?;
             let Some(first) = look.members.first() else {
+                if look.has_joiner && begin.elapsed() < PATIENCE {
+                    quiet = 0;
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
                 quiet = if look.is_whole { quiet + 1 } else { 0 };
                 doubtful += u32::from(!look.is_whole);
                 continue;
@@ -165,6 +183,7 @@ impl Members {
         let mut look = Look {
             members: Vec::new(),
             is_whole: true,
+            has_joiner: false,
         };
         if matches!(self.sought, Sought::Nothing) {
             return Ok(look);
@@ -177,24 +196,24 @@ impl Members {
                 look.is_whole = false;
                 continue;
             };
-            if !self.has(pid, &mut seen) {
-                // The same, in between.
-                look.is_whole &= !sys::pidfd::has_ended(&pidfd).unwrap_or(true) || is_zombie(pid);
-            } else if sys::pidfd::has_ended(&pidfd).unwrap_or(true) {
-                look.is_whole &= !ended.insert(pid);
-            } else {
-                look.members.push(Member { pid, pidfd });
+            let namespace = self.kind.open(pid);
+            look.has_joiner |= matches!(&namespace, Err(e) if e.is(libc::EACCES))
+                && process::is_newer_than(pid, SETTLING, &self.uids);
+            let is_member = namespace.is_ok_and(|found| self.is_beneath(found, &mut seen, 0));
+            match (is_member, sys::pidfd::has_ended(&pidfd).unwrap_or(true)) {
+                (true, false) => look.members.push(Member { pid, pidfd }),
+                (true, true) => look.is_whole &= !ended.insert(pid),
+                (false, false) => {}
+                // The same as above, in between.
+                (false, true) if !is_zombie(pid) => look.is_whole = false,
+                // A zombie has no mount namespace any more: it may have been a member until now.
+                (false, true) if self.kind == Kind::Mount => {
+                    look.is_whole &= !ended.insert(pid);
+                }
+                (false, true) => {}
             }
         }
         Ok(look)
-    }
-
-    fn has(&self, pid: i32, seen: &mut Seen) -> bool {
-        // Gone, or somebody else's.
-        let Ok(namespace) = self.kind.open(pid) else {
-            return false;
-        };
-        self.is_beneath(namespace, seen, 0)
     }
 
     /// Whether `namespace` is the one that is sought, or one that was made in it.
@@ -230,6 +249,8 @@ struct Look {
     members: Vec<Member>,
     /// Whether nobody ended during it, who may have left a child that it did not see.
     is_whole: bool,
+    /// Whether there is a process that may be on its way into the container, and cannot be looked into until it is there.
+    has_joiner: bool,
 }
 
 /// Whether what has ended is there to be reaped, by whoever has not done so yet.
@@ -251,8 +272,9 @@ fn send(members: &[Member], signal: i32) -> Result<()> {
 type Seen = BTreeMap<(u64, u64), (OwnedFd, bool)>;
 
 fn sought(kind: Kind, record: &Record) -> Result<Sought> {
-    if let Some(_alive) = record.process.open(&record.boot_id)? {
-        let namespace = kind.open(record.process.pid);
+    if let Some(pidfd) = record.process.open(&record.boot_id)? {
+        let pid = record.process.pid;
+        let namespace = once_visible(pid, &pidfd, || kind.open(pid));
         // Alive after the opening, it had its pid at the opening too.
         if record.process.is_alive(&record.boot_id) {
             let what = || "cannot look into the container's process".to_owned();
@@ -341,6 +363,7 @@ mod tests {
         let members = |sought| Members {
             kind: Kind::User,
             sought,
+            uids: Vec::new(),
         };
         assert!(members(Sought::Nothing).is_certain());
         assert!(members(Sought::Number(7)).is_certain());
@@ -355,6 +378,7 @@ mod tests {
         let members = Members {
             kind: Kind::User,
             sought: Sought::Perhaps(device, inode),
+            uids: Vec::new(),
         };
         // SIGCONT: harmless, should this fail.
         let error = members.signal(libc::SIGCONT).unwrap_err();
@@ -367,6 +391,7 @@ mod tests {
         let members = Members {
             kind: Kind::User,
             sought: Sought::Held(own),
+            uids: Vec::new(),
         };
         let found = members.find().unwrap();
         let own = sys::process::own_pid();

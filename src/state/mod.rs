@@ -19,7 +19,7 @@ mod record;
 mod status;
 
 pub use members::{Member, Members};
-pub use process::{ProcessIdentity, boot_id};
+pub use process::{ProcessIdentity, boot_id, once_visible};
 pub use record::{NamespaceMark, OuterRecord, Record, UserNamespaceRecord};
 pub use status::Status;
 #[cfg(fuzzing)]
@@ -59,6 +59,16 @@ pub fn check_id(id: &str) -> Result<()> {
     ))
 }
 
+/// What became of the directory of a container that is to be.
+enum Taken {
+    /// It is locked, and empty.
+    Ours(Entry),
+    /// There is a container, or somebody makes one.
+    Others,
+    /// It was removed meanwhile.
+    Removed,
+}
+
 fn missing() -> Error {
     Error::new("container does not exist")
 }
@@ -93,8 +103,12 @@ impl Store {
         loop {
             let made = self.make_directory(id)?;
             match self.take(id, made) {
-                Ok(None) => {}
-                Ok(Some(entry)) => return Ok(entry),
+                Ok(Taken::Removed) => {}
+                Ok(Taken::Ours(entry)) => return Ok(entry),
+                // Also when the directory was made here: it may be yet another one by now.
+                Ok(Taken::Others) => {
+                    return Err(Error::new("container with given ID already exists"));
+                }
                 Err(error) => {
                     if made {
                         // Empty still, or somebody else's by now and then not removed.
@@ -107,26 +121,25 @@ impl Store {
         }
     }
 
-    /// Locks the directory of a container that is to be; `None` when it was removed meanwhile.
-    fn take(&self, id: &str, made: bool) -> Result<Option<Entry>> {
-        let exists = || Error::new("container with given ID already exists");
+    /// Locks the directory of a container that is to be.
+    fn take(&self, id: &str, made: bool) -> Result<Taken> {
         let Some(entry) = self.find_if_there(id)? else {
-            return Ok(None);
+            return Ok(Taken::Removed);
         };
         if made {
             // Somebody may have taken a directory this new for a leftover: she has it then.
             entry.flock(FlockOperation::LockExclusive)?;
         } else if !entry.try_lock()? {
-            return Err(exists());
+            return Ok(Taken::Others);
         }
         if entry.is_removed()? {
-            return Ok(None);
+            return Ok(Taken::Removed);
         }
         if entry.has(RECORD)? {
-            return Err(exists());
+            return Ok(Taken::Others);
         }
         self.clear(&entry)?;
-        Ok(Some(entry))
+        Ok(Taken::Ours(entry))
     }
 
     /// Whether the directory is new.
@@ -277,15 +290,22 @@ impl Entry {
         }
     }
 
-    /// Takes the lock unless somebody holds it; whether it was taken.
+    /// Takes the lock unless somebody works on the container; whether it was taken.
     fn try_lock(&self) -> Result<bool> {
-        let operation = FlockOperation::NonBlockingLockExclusive;
-        match rustix::fs::flock(&self.fd, operation) {
+        let free = |operation| match rustix::fs::flock(&self.fd, operation) {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
             answer => answer
                 .map(|()| true)
                 .map_err(|e| self.lock_error(operation, e)),
+        };
+        if free(FlockOperation::NonBlockingLockExclusive)? {
+            return Ok(true);
         }
+        // Those who only ask whether it is locked (is_locked) share it, for a moment.
+        if !free(FlockOperation::NonBlockingLockShared)? {
+            return Ok(false);
+        }
+        self.flock(FlockOperation::LockExclusive).map(|()| true)
     }
 
     fn lock_error(&self, operation: FlockOperation, errno: rustix::io::Errno) -> Error {
@@ -310,13 +330,39 @@ impl Entry {
         }
     }
 
-    /// Whether somebody holds the lock now.
-    pub fn is_locked(&self) -> bool {
-        let taken = rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockShared);
-        if taken.is_ok() {
-            let _held_by_us = rustix::fs::flock(&self.fd, FlockOperation::Unlock);
+    /// Whether somebody works on the container now. Asked by an open file of its own: the lock that this one may hold
+    /// would be changed by the question (flock(2)).
+    fn is_locked(&self) -> Result<bool> {
+        let what = || format!("cannot examine the state of container {:?}", self.id);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let another = rustix::fs::openat(&self.fd, ".", flags, Mode::empty())
+            .map_err(|e| sys::Error::new("openat", "state directory", e))
+            .doing(what)?;
+        match rustix::fs::flock(&another, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(e) => Err(sys::Error::new("flock", "state directory", e)).doing(what),
         }
-        taken.is_err()
+    }
+
+    /// The record, if `create` came that far, and the container's status now.
+    pub fn examine(&self) -> Result<(Option<Record>, Status)> {
+        let mut record = self.record()?;
+        if record.is_none() {
+            if self.is_removed()? {
+                return Err(missing());
+            }
+            if self.is_locked()? {
+                return Ok((None, Status::Creating));
+            }
+            // Whoever worked on it until a moment ago has come to an end: with a container, or without.
+            record = self.record()?;
+            if record.is_none() && self.is_removed()? {
+                return Err(missing());
+            }
+        }
+        let status = record.as_ref().map_or(Status::Stopped, |r| self.status(r));
+        Ok((record, status))
     }
 
     /// The record, if `create` came that far.
@@ -347,7 +393,7 @@ impl Entry {
 
     /// The record of a container that must have one.
     pub fn existing_record(&self) -> Result<Record> {
-        self.record()?.ok_or_else(|| {
+        self.examine()?.0.ok_or_else(|| {
             Error::new(format!("container {:?} was never completely created", self.id)).hint(
                 format!(
                     "its `create` still runs, or was killed: `lodger delete -f {}` removes what it left",
@@ -408,11 +454,9 @@ impl Entry {
         unlink(&self.fd, GATE).doing(|| format!("cannot mark container {:?} as started", self.id))
     }
 
-    /// The container's status now. `record` is what [`Entry::record`] gave.
-    pub fn status(&self, record: Option<&Record>) -> Status {
-        let alive = record.is_some_and(|record| record.process.is_alive(&record.boot_id));
-        let locked = record.is_none() && self.is_locked();
-        status::status(record.is_some(), alive, self.has_gate(), locked)
+    /// The status now of the container with this record.
+    pub fn status(&self, record: &Record) -> Status {
+        status::status(record.process.is_alive(&record.boot_id), self.has_gate())
     }
 
     fn write(&self, name: &str, content: &[u8]) -> sys::Result<()> {

@@ -2,10 +2,12 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
+use crate::host::IdRange;
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::process::Exit;
@@ -64,12 +66,69 @@ impl ProcessIdentity {
     /// A pidfd of the process; `None` when it has ended.
     pub fn open(self, recorded_boot_id: &str) -> Result<Option<OwnedFd>> {
         let pidfd = match sys::process::open_pidfd(self.pid) {
-            Err(error) if error.is(libc::ESRCH) => return Ok(None),
+            // The others: the number is that of a thread by now, or its last holder is being reaped (pidfd_open(2)).
+            Err(error)
+                if [libc::ESRCH, libc::EINVAL, libc::ENOENT]
+                    .iter()
+                    .any(|e| error.is(*e)) =>
+            {
+                return Ok(None);
+            }
             opened => opened.doing(|| format!("cannot open process {}", self.pid))?,
         };
         // Only now that the fd holds the process does the comparison hold.
         Ok(self.is_alive(recorded_boot_id).then_some(pidfd))
     }
+}
+
+/// How long init, or a process that joins, may be on the last steps to its program.
+pub(super) const SETTLING: Duration = Duration::from_secs(10);
+
+/// How often is looked whether it has taken them, in milliseconds.
+const PAUSE: i32 = 2;
+
+/// Does `attempt`, which looks into the process of `pid` and `pidfd`, again while that is refused because it is an init
+/// which nobody may look into before it is the program (CVE-2016-9962, PR_SET_DUMPABLE(2const)).
+pub fn once_visible<T>(
+    pid: i32,
+    pidfd: &OwnedFd,
+    mut attempt: impl FnMut() -> sys::Result<T>,
+) -> sys::Result<T> {
+    let begin = Instant::now();
+    let mut is_last = false;
+    loop {
+        match attempt() {
+            Err(e) if !is_last && (e.is(libc::EPERM) || e.is(libc::EACCES)) => {}
+            answer => return answer,
+        }
+        // What became visible since is worth an attempt as well.
+        is_last = !is_hidden(pid)
+            || begin.elapsed() > SETTLING
+            || sys::process::wait_ended(pidfd, PAUSE)?;
+    }
+}
+
+/// Whether nobody may look into the process: what is its own is root's then (proc(5)).
+fn is_hidden(pid: i32) -> bool {
+    rustix::fs::stat(format!("/proc/{pid}/ns")).is_ok_and(|stat| stat.st_uid == 0)
+}
+
+/// Whether process `pid` has one of the real uids `uids` and began less than `age` ago.
+pub(super) fn is_newer_than(pid: i32, age: Duration, uids: &[IdRange]) -> bool {
+    let Ok(Some((_, start))) = read_stat(pid) else {
+        return false;
+    };
+    let path = format!("/proc/{pid}/status");
+    let Ok(status) = sys::path::read_regular(Path::new(&path), SMALL_FILE) else {
+        return false;
+    };
+    let status = String::from_utf8_lossy(&status);
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let uid = uid.and_then(|ids| ids.split_ascii_whitespace().next()?.parse().ok());
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+    let began = start / rustix::param::clock_ticks_per_second();
+    uid.is_some_and(|uid| uids.iter().any(|range| range.has(uid)))
+        && u64::try_from(now).is_ok_and(|now| now.saturating_sub(began) <= age.as_secs())
 }
 
 /// This boot's id (random(4), /proc/sys/kernel/random/boot_id).

@@ -34,14 +34,12 @@ impl fmt::Display for Status {
     }
 }
 
-/// `recorded`: state.json is there; `alive`: its process is the same and no zombie; `gate`: `start` has not been
-/// there; `locked`: somebody works on the container.
-pub(crate) fn status(recorded: bool, alive: bool, gate: bool, locked: bool) -> Status {
-    match (recorded, alive, gate, locked) {
-        (false, _, _, true) => Status::Creating,
-        (true, true, true, _) => Status::Created,
-        (true, true, false, _) => Status::Running,
-        (false, _, _, false) | (true, false, _, _) => Status::Stopped,
+/// Of a container with a record. `alive`: its process is the same and no zombie; `gate`: `start` has not been there.
+pub(crate) fn status(alive: bool, gate: bool) -> Status {
+    match (alive, gate) {
+        (true, true) => Status::Created,
+        (true, false) => Status::Running,
+        (false, _) => Status::Stopped,
     }
 }
 
@@ -52,19 +50,13 @@ mod tests {
     #[test]
     fn every_state_of_the_directory_has_its_status() {
         let table = [
-            ((false, false, false, true), Status::Creating),
-            ((false, false, true, true), Status::Creating),
-            ((false, false, false, false), Status::Stopped),
-            ((false, false, true, false), Status::Stopped),
-            ((true, true, true, false), Status::Created),
-            ((true, true, true, true), Status::Created),
-            ((true, true, false, false), Status::Running),
-            ((true, true, false, true), Status::Running),
-            ((true, false, true, false), Status::Stopped),
-            ((true, false, false, false), Status::Stopped),
+            ((true, true), Status::Created),
+            ((true, false), Status::Running),
+            ((false, true), Status::Stopped),
+            ((false, false), Status::Stopped),
         ];
-        for ((recorded, alive, gate, locked), expected) in table {
-            assert_eq!(status(recorded, alive, gate, locked), expected);
+        for ((alive, gate), expected) in table {
+            assert_eq!(status(alive, gate), expected);
         }
     }
 }
