@@ -264,10 +264,23 @@ pub type Joined<'a> = Option<(&'a [IdMapping], &'a [IdMapping])>;
 /// In a process that has joined a container's namespaces: becomes `process`.
 pub fn join(process: &Process, manner: &Manner, joined: Joined<'_>, line: InitEnd) -> ! {
     let error = match prepare_to_join(process, manner, joined, &line) {
-        Ok(program) => start(&program, false),
+        Ok(program) => match wait_for_exec(&line) {
+            Ok(true) => start(&program, false),
+            // The runtime went away.
+            Ok(false) => sys::process::exit_now(1),
+            Err(error) => error,
+        },
         Err(error) => error,
     };
     give_up(&line, &error)
+}
+
+/// Says that all is ready, and waits until the program is to be run; whether it is.
+fn wait_for_exec(line: &InitEnd) -> Result<bool> {
+    line.send(&Report::Ready)
+        .doing(|| "cannot tell the runtime that all is ready".to_owned())?;
+    let order = line.receive().map_err(protocol)?;
+    Ok(matches!(order, Some(Order::Exec { .. })))
 }
 
 fn prepare_to_join(

@@ -5,12 +5,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::line::{self, Phase};
-use super::{Heard, Outlets, Problem, end, wait_for};
+use super::line::{self, Order, Phase, RuntimeEnd};
+use super::{Heard, Outlets, Problem, end, order, wait_for};
 use crate::error::{Doing, Error, Result};
 use crate::init::Manner;
 use crate::plan::{Note, Process};
-use crate::state::Record;
+use crate::state::{Record, once_visible};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::process::{Child, Cloned};
@@ -45,29 +45,35 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
     let Joining {
         record, process, ..
     } = joining;
-    let pidfd = record
-        .process
-        .open(&record.boot_id)?
-        .ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
+    let stopped = || Error::new("cannot exec in a stopped container");
+    let pidfd = record.process.open(&record.boot_id)?.ok_or_else(stopped)?;
+    // Whatever the kernel says of one that ended meanwhile.
+    let unless_stopped = |error| match sys::process::wait_ended(&pidfd, 0) {
+        Ok(true) => stopped(),
+        _ => error,
+    };
     if let Some(score) = process.oom_score_adj {
         crate::init::write_oom_score(score)?;
     }
     // From here on the container's processes must not look into this one (CVE-2016-9962).
     sys::cred::set_dumpable(!is_on(Defence::NotDumpable))
         .doing(|| "cannot become undumpable".to_owned())?;
-    sys::ns::join_process(pidfd.as_fd(), record.namespaces)
+    let join = || sys::ns::join_process(pidfd.as_fd(), record.namespaces);
+    once_visible(record.process.pid, &pidfd, join)
         .doing(|| "cannot join the container's namespaces".to_owned())
         .map_err(|e| {
             e.hint(
                 "the container must belong to you; after `su` or `sudo` it may be another user's",
             )
-        })?;
+        })
+        .map_err(unless_stopped)?;
     if !is_on(Defence::NotDumpable) {
         // The change of namespace has cleared it by itself.
         sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
     }
     let (runtime, line) = line::pair().doing(|| "cannot make a line to the process".to_owned())?;
-    let child = match sys::process::clone(0).doing(|| "cannot make a process".to_owned())? {
+    let cloned = sys::process::clone(0).doing(|| "cannot make a process".to_owned());
+    let child = match cloned.map_err(unless_stopped)? {
         Cloned::Parent(child) => {
             drop(line);
             child
@@ -80,11 +86,7 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
         }
     };
     let mut heard = Heard::default();
-    let told = wait_for(Phase::Joining, &runtime, &mut heard).and_then(|()| {
-        joining.outlets.hand_over_console(&mut heard)?;
-        joining.outlets.tell(&child, "setns").map_err(Problem::from)
-    });
-    match told {
+    match talk_through(joining, &child, &runtime, &mut heard) {
         Ok(()) => Ok(Member {
             child,
             notes: heard.notes,
@@ -92,4 +94,20 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
         }),
         Err(problem) => Err(problem.explain(end(&child).map(|exit| exit.to_string()))),
     }
+}
+
+fn talk_through(
+    joining: &Joining<'_>,
+    child: &Child,
+    line: &RuntimeEnd,
+    heard: &mut Heard,
+) -> std::result::Result<(), Problem> {
+    wait_for(Phase::SettingUp, line, heard)?;
+    joining.outlets.hand_over_console(heard)?;
+    let exec = Order::Exec {
+        die_with_runtime: false,
+    };
+    order(line, exec)?;
+    wait_for(Phase::Starting, line, heard)?;
+    Ok(joining.outlets.tell(child, "setns")?)
 }

@@ -14,6 +14,8 @@
 //!   runtime ◀─EOF── init      execve succeeded: the line is close-on-exec
 //!   runtime ◀Failed init      at any point instead
 //! ```
+//!
+//! A process that joins a container (`exec`) begins with its reports, and goes from Ready to Exec.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -196,8 +198,6 @@ pub enum Phase {
     Detaching,
     /// For the end of the line, which is success.
     Starting,
-    /// For the end of the line of a process that joins a container (`exec`).
-    Joining,
 }
 
 impl std::fmt::Display for Phase {
@@ -205,7 +205,7 @@ impl std::fmt::Display for Phase {
         f.write_str(match self {
             Self::SettingUp => "setting up the container",
             Self::Detaching => "detaching from the runtime",
-            Self::Starting | Self::Joining => "starting the program",
+            Self::Starting => "starting the program",
         })
     }
 }
@@ -231,11 +231,11 @@ impl Handshake {
     /// What `report` (`None`: the line has ended) means in `phase`.
     pub fn accept(phase: Phase, report: Option<Report>) -> Result<Next, ProtocolError> {
         match (phase, report) {
-            (Phase::SettingUp | Phase::Joining, Some(Report::Note(note))) => Ok(Next::Keep(note)),
-            (Phase::SettingUp | Phase::Joining, Some(Report::Console)) => Ok(Next::Console),
+            (Phase::SettingUp, Some(Report::Note(note))) => Ok(Next::Keep(note)),
+            (Phase::SettingUp, Some(Report::Console)) => Ok(Next::Console),
             (Phase::SettingUp, Some(Report::Ready))
             | (Phase::Detaching, Some(Report::Detached))
-            | (Phase::Starting | Phase::Joining, None) => Ok(Next::Done),
+            | (Phase::Starting, None) => Ok(Next::Done),
             (_, Some(Report::Failed(failure))) => Ok(Next::Fail(failure)),
             (_, Some(report)) => Err(ProtocolError::Unexpected { report, phase }),
             (_, None) => Err(ProtocolError::Ended(phase)),
@@ -265,19 +265,14 @@ mod tests {
 
     #[test]
     fn every_report_is_accepted_in_its_phase_only() {
-        let phases = [
-            Phase::SettingUp,
-            Phase::Detaching,
-            Phase::Starting,
-            Phase::Joining,
-        ];
+        let phases = [Phase::SettingUp, Phase::Detaching, Phase::Starting];
         let reports = [
-            (Some(Report::Note(note())), [true, false, false, true]),
-            (Some(Report::Console), [true, false, false, true]),
-            (Some(Report::Ready), [true, false, false, false]),
-            (Some(Report::Detached), [false, true, false, false]),
-            (None, [false, false, true, true]),
-            (Some(Report::Failed(failure())), [true, true, true, true]),
+            (Some(Report::Note(note())), [true, false, false]),
+            (Some(Report::Console), [true, false, false]),
+            (Some(Report::Ready), [true, false, false]),
+            (Some(Report::Detached), [false, true, false]),
+            (None, [false, false, true]),
+            (Some(Report::Failed(failure())), [true, true, true]),
         ];
         for (report, accepted) in reports {
             for (phase, expected) in phases.into_iter().zip(accepted) {

@@ -34,6 +34,7 @@ mod kills;
 mod ladder;
 mod lifecycle;
 mod logs;
+mod moments;
 mod nested;
 mod output;
 mod process;
