@@ -12,6 +12,9 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::harness::{LIMIT, send_signal};
 
+/// The prompt of a shell in a container: its PS1.
+pub(crate) const PROMPT: &str = "ready> ";
+
 /// A terminal and the program that runs on it, which leads the session.
 pub(crate) struct Pty {
     master: Option<OwnedFd>,
@@ -152,6 +155,24 @@ impl Pty {
         self.type_keys(line);
         self.expect(line);
         self.type_keys("\r");
+    }
+
+    /// Types a line at the prompt of a container's shell, and waits for the next prompt: what was shown in between. With
+    /// each prompt waited for, a late one is never taken for the next.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        self.line(line);
+        self.expect("\r\n");
+        let mut seen = self.expect(PROMPT);
+        seen.truncate(seen.len() - PROMPT.len());
+        seen
+    }
+
+    /// Types a line for cat(1), and waits for its answer: it is in the foreground, and reads.
+    #[track_caller]
+    pub(crate) fn answered(&mut self, line: &str) {
+        self.type_keys(&format!("{line}\r"));
+        self.expect(&format!("{line}\r\n{line}\r\n"));
     }
 
     /// Changes the size of the terminal, which tells its foreground.

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::{Fixture, lodger_only, peer, peer_differs, read_lossy, spawn, wait_for};
-use crate::pty::{Instead, Pty};
+use crate::pty::{Instead, PROMPT, Pty};
 
 /// A bundle whose program is a shell with a prompt, on a terminal.
 fn shell() -> Fixture {
@@ -16,7 +15,7 @@ fn shell() -> Fixture {
     let env = json!([
         "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
         "TERM=xterm",
-        "PS1=ready> "
+        format!("PS1={PROMPT}")
     ]);
     fixture.config["process"]["env"] = env;
     fixture.args(&["/bin/sh", "-i"]);
@@ -27,26 +26,30 @@ fn shell() -> Fixture {
 /// `run` of [`shell`], at its prompt.
 fn at_prompt(fixture: &Fixture) -> Pty {
     let mut pty = Pty::spawn(&fixture.command(&["run", "c"]));
-    pty.expect("ready> ");
+    pty.expect(PROMPT);
     pty
+}
+
+/// Runs `cat` in the shell, in the foreground.
+fn run_cat(pty: &mut Pty) {
+    pty.line("echo cat ''begins; cat");
+    pty.expect("cat begins\r\n");
+    pty.answered("typed");
 }
 
 #[test]
 fn the_program_has_a_terminal_of_the_containers_own() {
     let fixture = shell();
     let mut pty = at_prompt(&fixture);
-    pty.line("tty");
-    pty.expect("/dev/pts/0");
+    assert_eq!(pty.ask("tty"), "/dev/pts/0\r\n");
     // The controlling terminal, the console and the standard streams are one and the same.
-    pty.line("stat -c %t:%T /dev/console /dev/pts/0 | uniq | wc -l");
-    pty.expect("\r\n1\r\n");
-    pty.line("echo to the ''terminal >/dev/tty; echo to the ''console >/dev/console");
-    pty.expect("to the terminal");
-    pty.expect("to the console");
-    pty.line("read x s p g S t rest </proc/$$/stat; echo t$t session $S pid $$");
-    let seen = pty.expect("pid 1\r\n");
+    let devices = pty.ask("stat -c %t:%T /dev/console /dev/pts/0 | uniq | wc -l");
+    assert_eq!(devices, "1\r\n");
+    let seen = pty.ask("echo to the terminal >/dev/tty; echo to the console >/dev/console");
+    assert_eq!(seen, "to the terminal\r\nto the console\r\n");
+    let seen = pty.ask("read x s p g S t rest </proc/$$/stat; echo t$t session $S pid $$");
     assert!(!seen.contains("t0 "), "a controlling terminal: {seen:?}");
-    assert!(seen.contains("session 1 "), "{seen:?}");
+    assert!(seen.contains("session 1 pid 1\r\n"), "{seen:?}");
     pty.line("exit 7");
     assert_eq!(pty.wait().0, 7);
     assert!(pty.is_cooked());
@@ -69,11 +72,11 @@ fn the_option_gives_a_terminal() {
 fn keys_are_the_containers_and_not_the_runtimes() {
     let fixture = shell();
     let mut pty = at_prompt(&fixture);
-    pty.line("trap 'echo inter''rupted' INT; cat");
-    pty.type_keys("typed\r");
-    pty.expect("typed\r\ntyped\r\n");
+    pty.ask("trap 'echo interrupted' INT");
+    run_cat(&mut pty);
     pty.type_keys("\u{3}");
-    pty.expect("ready> ");
+    pty.expect("interrupted");
+    pty.expect(PROMPT);
     pty.type_keys("\u{4}");
     pty.wait();
     assert!(pty.is_cooked());
@@ -83,17 +86,17 @@ fn keys_are_the_containers_and_not_the_runtimes() {
 fn jobs_are_stopped_and_go_on_in_the_container() {
     let fixture = shell();
     let mut pty = at_prompt(&fixture);
-    pty.line("sleep 600");
-    std::thread::sleep(Duration::from_millis(200));
+    // One process, which has run its program: stopped while it forks, a shell as a job could wait for its child for ever.
+    run_cat(&mut pty);
     pty.type_keys("\u{1a}");
-    pty.expect("ready> ");
-    pty.line("jobs");
-    pty.expect("topped");
-    pty.expect("ready> ");
+    pty.expect(PROMPT);
+    let jobs = pty.ask("jobs");
+    assert!(jobs.contains("topped"), "{jobs:?}");
     pty.line("fg");
-    std::thread::sleep(Duration::from_millis(200));
+    pty.expect("cat\r\n");
+    pty.answered("typed again");
     pty.type_keys("\u{3}");
-    pty.expect("ready> ");
+    pty.expect(PROMPT);
     pty.line("exit 0");
     assert_eq!(pty.wait().0, 0);
 }
@@ -103,15 +106,14 @@ fn the_size_follows_the_callers_terminal() {
     peer_differs!("crun", "1.8 begins with no size");
     let fixture = shell();
     let mut pty = at_prompt(&fixture);
-    pty.line("stty size");
-    pty.expect("24 80\r\n");
-    pty.line("trap 'echo size chan''ged' WINCH");
-    pty.expect("ready> ");
+    assert_eq!(pty.ask("stty size"), "24 80\r\n");
+    let told = "trap 'echo size chan''ged; exit' WINCH; echo wai''ts; while :; do sleep 0.05; done";
+    pty.line(&format!("({told})"));
+    pty.expect("waits\r\n");
     pty.resize(50, 132);
-    pty.type_keys("\r");
-    pty.expect("size changed");
-    pty.line("stty size");
-    pty.expect("50 132\r\n");
+    pty.expect("size changed\r\n");
+    pty.expect(PROMPT);
+    assert_eq!(pty.ask("stty size"), "50 132\r\n");
 }
 
 #[test]
@@ -221,8 +223,7 @@ fn the_runtime_can_be_stopped_and_goes_on() {
     pty.resize(40, 100);
     pty.signal("CONT");
     wait_for("raw mode", || (!pty.is_cooked()).then_some(()));
-    pty.line("stty size");
-    pty.expect("40 100\r\n");
+    assert_eq!(pty.ask("stty size"), "40 100\r\n");
     pty.line("exit 0");
     assert_eq!(pty.wait().0, 0);
     assert!(pty.is_cooked());
@@ -234,17 +235,22 @@ fn a_job_in_the_background_leaves_the_terminal_alone() {
     lodger_only!("running in the background of a terminal");
     let fixture = shell();
     let mut pty = Pty::of_shell(&fixture.command(&["run", "c"]), " &");
-    pty.expect("ready> ");
+    pty.expect(PROMPT);
     pty.type_keys("echo by the call''er\r");
-    pty.expect("by the caller");
+    pty.expect("by the caller\r\n");
+    pty.expect("$ ");
     pty.type_keys("fg\r");
     pty.expect("run c");
-    pty.type_keys("\recho by the contain''er $$\r");
-    pty.expect("by the container 1");
-    pty.type_keys("exit 5\r");
+    wait_for("raw mode", || (!pty.is_cooked()).then_some(()));
+    pty.type_keys("\r");
+    pty.expect(PROMPT);
+    let seen = pty.ask("echo by the container $$");
+    assert_eq!(seen, "by the container 1\r\n");
+    pty.line("exit 5");
     pty.expect("$ ");
     pty.type_keys("echo status $?\r");
-    pty.expect("status 5");
+    pty.expect("status 5\r\n");
+    pty.expect("$ ");
     pty.type_keys("exit\r");
     pty.wait();
 }

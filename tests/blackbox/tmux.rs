@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::harness::{Fixture, peer_differs, skip, spawn, wait_for};
+use crate::pty::PROMPT;
 
 /// A tmux server of the test's own, which ends with it.
 struct Tmux {
@@ -60,6 +61,40 @@ fn place(lines: &[&str], text: &str) -> Option<usize> {
     lines.iter().position(|line| line.trim_end() == text)
 }
 
+/// Whether a shell waits at its prompt, below everything else.
+fn at_prompt(lines: &[&str]) -> bool {
+    let last = lines.iter().rev().find(|line| !line.trim().is_empty());
+    last.is_some_and(|line| line.trim_end() == PROMPT.trim_end())
+}
+
+/// Whether `cat` has answered `line`: it is there as it was typed and as it was written.
+fn is_answered(lines: &[&str], line: &str) -> bool {
+    lines.iter().filter(|l| l.trim_end() == line).count() == 2
+}
+
+/// What is stopped by its key comes back by a word.
+fn stop_and_go_on(tmux: &Tmux) {
+    tmux.keys(&["clear; echo cat ''begins; cat", "Enter"]);
+    tmux.screen("the command", |lines| place(lines, "cat begins") == Some(0));
+    // An answer tells that it is in the foreground.
+    tmux.keys(&["typed", "Enter"]);
+    tmux.screen("its answer", |lines| is_answered(lines, "typed"));
+    tmux.keys(&["C-z"]);
+    tmux.screen("the prompt while it is stopped", at_prompt);
+    tmux.keys(&["clear; jobs", "Enter"]);
+    tmux.screen("the stopped job", |lines| {
+        lines[0].contains("Stopped") && at_prompt(lines)
+    });
+    tmux.keys(&["clear; fg", "Enter"]);
+    tmux.screen("the command again", |lines| place(lines, "cat") == Some(0));
+    tmux.keys(&["typed again", "Enter"]);
+    tmux.screen("its answer", |lines| is_answered(lines, "typed again"));
+    tmux.keys(&["C-c"]);
+    tmux.screen("the prompt after the job", |lines| {
+        lines.iter().filter(|l| l.contains("ready>")).count() == 1 && at_prompt(lines)
+    });
+}
+
 #[test]
 fn an_editor_in_a_shell_in_a_container() {
     if !std::path::Path::new("/usr/bin/tmux").exists() {
@@ -70,10 +105,10 @@ fn an_editor_in_a_shell_in_a_container() {
     let mut fixture = Fixture::with_own_root();
     fixture.config["process"]["terminal"] = true.into();
     fixture.config["process"]["env"] =
-        serde_json::json!(["PATH=/bin", "TERM=xterm", "PS1=ready> "]);
+        serde_json::json!(["PATH=/bin", "TERM=xterm", format!("PS1={PROMPT}")]);
     fixture.args(&["/bin/sh", "-i"]).write_config();
     let tmux = Tmux::start(fixture.path("tmux"), &fixture.command(&["run", "c"]));
-    tmux.screen("the prompt", |lines| place(lines, "ready>").is_some());
+    tmux.screen("the prompt", at_prompt);
 
     // It fills the screen: the text above, a tilde for every line that is not there, its status at the bottom.
     tmux.keys(&["busybox vi /tmp/text", "Enter"]);
@@ -96,31 +131,14 @@ fn an_editor_in_a_shell_in_a_container() {
         lines.len() == 40 && tildes > 30
     });
     tmux.keys(&[":wq", "Enter"]);
-    tmux.screen("the prompt again", |lines| {
-        lines.iter().any(|l| l.trim_end() == "ready>")
-    });
+    tmux.screen("the prompt again", at_prompt);
     tmux.keys(&["clear; stty size; cat /tmp/text", "Enter"]);
     tmux.screen("size and text", |lines| {
-        place(lines, "40 100").is_some() && place(lines, "second line").is_some()
+        place(lines, "40 100").is_some()
+            && place(lines, "second line").is_some()
+            && at_prompt(lines)
     });
-    // What is stopped by its key comes back by a word.
-    tmux.keys(&["sleep 600", "Enter"]);
-    tmux.screen("the command", |lines| {
-        lines.iter().any(|l| l.contains("sleep 600"))
-    });
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    tmux.keys(&["C-z"]);
-    tmux.keys(&["clear; jobs", "Enter"]);
-    tmux.screen("the stopped job", |lines| {
-        lines.iter().any(|l| l.contains("Stopped"))
-    });
-    tmux.keys(&["clear; fg", "Enter"]);
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    tmux.keys(&["C-c"]);
-    tmux.screen("the prompt after the job", |lines| {
-        lines.iter().filter(|l| l.contains("ready>")).count() == 1
-            && lines.iter().any(|l| l.trim_end() == "ready>")
-    });
+    stop_and_go_on(&tmux);
     tmux.keys(&["exit 0", "Enter"]);
     wait_for("the end of the container", || {
         let entries = fs::read_dir(fixture.path("state")).unwrap();
