@@ -1,12 +1,12 @@
 //! kill, delete and wait where a container has several processes, or has ended.
 
 use std::fs;
-use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::harness::{
-    Fixture, Running, lodger_only, peer_differs, send_signal, skip, spawn, wait_for,
+    Fixture, Running, lodger_only, peer_differs, read_lossy, send_signal, skip, spawn, wait_for,
 };
 
 /// A number of seconds to sleep that no other test uses: what a process of one test is known by.
@@ -53,7 +53,7 @@ fn family(id: &str, nap: &str) -> Fixture {
 
 fn record(fixture: &Fixture, id: &str) -> Value {
     let path = fixture.path("state").join(id).join("state.json");
-    serde_json::from_str(&crate::harness::read_lossy(&path)).unwrap()
+    serde_json::from_str(&read_lossy(&path)).unwrap()
 }
 
 /// A kernel that gives no unique numbers: what is left of a container whose first process has ended might be another's.
@@ -221,7 +221,7 @@ fn a_process_that_forks_away_is_ended() {
     fixture.bare(&["delete", "-f", "c"]).ok();
     wait_count(&nap, 0);
     let before = size();
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(100));
     assert_eq!(size(), before, "it still hops");
 }
 
@@ -323,18 +323,30 @@ fn containers_by_a_regular_expression() {
     }
 }
 
-/// `wait` in the background, which has begun to wait.
-fn waiting(fixture: &Fixture, id: &str) -> Running {
-    let waiting = spawn(&mut fixture.command(&["wait", id]), b"");
-    let directory = format!("/proc/{}/fd", waiting.pid());
-    wait_for("`wait` to hold the process", || {
-        let fds = fs::read_dir(Path::new(&directory)).ok()?;
-        let mut links = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
-        links
-            .any(|link| link.to_string_lossy().contains("pidfd"))
+/// `wait` in the background, as `start` starts it, which has begun to wait: it holds the process, knows it for the
+/// container's, and says so.
+pub(crate) fn waiting(
+    fixture: &Fixture,
+    id: &str,
+    start: impl FnOnce(&[&str]) -> Running,
+) -> Running {
+    let log = tempfile::NamedTempFile::new_in(fixture.bundle()).unwrap();
+    let path = log.path().to_str().unwrap();
+    let mut waiting = start(&["--debug", "--log", path, "wait", id]);
+    wait_for("`wait` to have begun", || {
+        let early = waiting.wait_at_most(Duration::ZERO);
+        assert!(early.is_none(), "{early:#?}");
+        let told = read_lossy(log.path());
+        told.contains("waiting for the process to end")
             .then_some(())
     });
     waiting
+}
+
+/// [`waiting`], started as any other command.
+fn plainly_waiting(fixture: &Fixture, id: &str) -> Running {
+    let start = |args: &[&str]| spawn(&mut fixture.command(args), b"");
+    waiting(fixture, id, start)
 }
 
 /// Whether the kernel tells an exit status to others than the parent.
@@ -356,7 +368,10 @@ fn wait_exits_as_the_container_did() {
     let mut fixture = Fixture::with_own_root();
     fixture.sh("while ! [ -e /tmp/go ]; do sleep 0.02; done; exit 7");
     fixture.runtime(&["run", "-d", "c"]).ok();
-    let both = [waiting(&fixture, "c"), waiting(&fixture, "c")];
+    let both = [
+        plainly_waiting(&fixture, "c"),
+        plainly_waiting(&fixture, "c"),
+    ];
     fs::write(fixture.rootfs().join("tmp/go"), "").unwrap();
     for one in both {
         let ran = one.wait().exits(7);
@@ -374,7 +389,7 @@ fn wait_tells_a_signal_and_begins_before_start() {
     let mut fixture = Fixture::new();
     fixture.args(&["/bin/sleep", "600"]);
     fixture.runtime(&["create", "c"]).ok();
-    let waiting = waiting(&fixture, "c");
+    let waiting = plainly_waiting(&fixture, "c");
     fixture.bare(&["start", "c"]).ok();
     fixture.bare(&["kill", "c", "KILL"]).ok();
     let ran = waiting.wait().exits(128 + 9);
@@ -398,7 +413,7 @@ fn wait_needs_nobody_to_reap() {
             .contains("running")
             .then_some(())
     });
-    let waiting = waiting(&fixture, "c");
+    let waiting = plainly_waiting(&fixture, "c");
     parent.signal("STOP");
     fixture.bare(&["kill", "c", "KILL"]).ok();
     waiting.wait().exits(128 + 9);
