@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, Running, lodger_only, skip, spawn, wait_for};
+use crate::harness::{Fixture, LIMIT, Running, lives, lodger_only, skip, spawn, wait_for};
 use crate::weak::{Outcome, held_by};
 
 fn record_path(fixture: &Fixture, id: &str) -> PathBuf {
@@ -33,11 +33,6 @@ fn start_time(pid: u32) -> u64 {
 /// A process of the same user that no container has anything to do with.
 fn bystander() -> Running {
     spawn(Command::new("/bin/sleep").arg("600"), b"")
-}
-
-fn lives(process: &Running) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap_or_default();
-    !stat.is_empty() && !stat.contains(") Z ")
 }
 
 /// The pid of a container that ended was given to somebody else, in this boot or in a later one.
@@ -67,9 +62,9 @@ fn a_process_that_only_has_the_pid_is_left_alone() {
         fixture
             .bare(&["exec", "c", "true"])
             .fails(255, "stopped container");
-        assert!(lives(&first), "kill: {start_time} {boot_id}");
+        assert!(lives(pid), "kill: {start_time} {boot_id}");
         fixture.bare(&["delete", "-f", "c"]).ok();
-        assert!(lives(&first), "delete: {start_time} {boot_id}");
+        assert!(lives(pid), "delete: {start_time} {boot_id}");
         crate::harness::send_signal(
             u32::try_from(own["process"]["pid"].as_u64().unwrap()).unwrap(),
             "KILL",
@@ -83,7 +78,7 @@ fn pid_reuse_is_seen_by_start_time_and_boot() {
     lodger_only!("switching defences off");
     for key in ["start_time", "boot_id"] {
         held_by(&["ProcessIdentity"], || {
-            let bystander = bystander();
+            let mut bystander = bystander();
             let mut fixture = Fixture::new();
             fixture.sleeping("c");
             let own = record(&fixture, "c");
@@ -96,8 +91,11 @@ fn pid_reuse_is_seen_by_start_time_and_boot() {
             }
             write_record(&fixture, "c", &changed);
             let ran = fixture.bare(&["kill", "c", "KILL"]);
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            let killed = !lives(&bystander);
+            // What was sent may take its time to arrive.
+            let killed = match ran.code {
+                0 => bystander.wait_at_most(LIMIT).is_some(),
+                _ => !lives(bystander.pid()),
+            };
             write_record(&fixture, "c", &own);
             Outcome::of(killed.then(|| "a bystander was killed".into()), ran.err)
         });

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{
-    Fixture, Running, lodger_only, peer_differs, read_lossy, send_signal, skip, spawn, wait_for,
+    Fixture, Running, lives, lodger_only, peer_differs, read_lossy, send_signal, skip, spawn,
+    wait_for,
 };
 
 /// A number of seconds to sleep that no other test uses: what a process of one test is known by.
@@ -106,13 +107,8 @@ fn kill_all_reaches_every_process_in_the_hosts_pid_namespace() {
     }
     fixture.bare(&["kill", "-a", "c", "KILL"]).ok();
     wait_count(&nap, 0);
-    assert!(!is_alive(shell));
+    assert!(!lives(shell));
     assert_eq!(fixture.status("c"), "stopped");
-}
-
-fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    !stat.is_empty() && !stat.contains(") Z ")
 }
 
 #[test]
@@ -237,7 +233,7 @@ fn nobody_else_is_signalled() {
     wait_count(&nap, 0);
     assert_eq!(with_argument(&other).len(), 3);
     assert_eq!(neighbour.status("other"), "running");
-    assert!(is_alive(bystander.pid()));
+    assert!(lives(bystander.pid()));
 }
 
 #[test]
