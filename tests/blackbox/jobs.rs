@@ -147,9 +147,9 @@ fn what_others_write_after_the_end_is_not_waited_for() {
         "trap '' HUP; (while :; do echo and so on and on and on; done) & sleep 0.1; exit 6";
     let mut piped = Command::new("/bin/bash");
     let exec = fixture.command(&["exec", "-t", "c", "/bin/sh", "-c", endless]);
-    // A reader that is slower than the writer.
+    // A reader that is slower than the writer, and yet has soon read what two buffers of 64 KiB hold.
     let slow =
-        "\"$@\" </dev/null | while read -r -N 512 x; do sleep 0.005; done; echo ${PIPESTATUS[0]}";
+        "\"$@\" </dev/null | while read -r -N 8192 x; do sleep 0.05; done; echo ${PIPESTATUS[0]}";
     piped
         .args(["-c", slow, "bash"])
         .arg(exec.get_program())
