@@ -91,7 +91,6 @@ fn a_thousand_containers_sixteen_at_a_time() {
         }
     });
     eprintln!("{} containers in {:?}", ROUNDS * AT_A_TIME, begin.elapsed());
-    assert!(begin.elapsed().as_secs() < 240, "{:?}", begin.elapsed());
     caller.assert_nothing_left(&word);
 }
 
