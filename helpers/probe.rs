@@ -262,6 +262,8 @@ fn outside() -> Vec<String> {
 fn overwrite(limit: Duration) {
     let mut held = BTreeMap::new();
     let begin = Instant::now();
+    // Whoever is there before the attack is told of is held.
+    hold_executables(&mut held);
     let _ = fs::write("/tmp/attacking", "");
     println!("attacking");
     loop {

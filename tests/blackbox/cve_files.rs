@@ -260,6 +260,9 @@ impl OwnRuntime {
     }
 }
 
+/// The attacker, for longer than any test runs: she is told to stop, or ends with the container.
+const OVERWRITE: [&str; 3] = ["/probe", "overwrite", "600"];
+
 /// Starts a container whose program waits for the runtime to come in, and runs `program` in it with the caller's own
 /// copy of the runtime, until the attacker is done.
 fn overwrite_by_exec(program: &str) -> Outcome {
@@ -267,7 +270,7 @@ fn overwrite_by_exec(program: &str) -> Outcome {
     fixture.add_probe();
     write_program(&fixture.rootfs().join("evil"), b"#!/proc/self/exe\n");
     let own = own_runtime(&fixture);
-    fixture.args(&["/probe", "overwrite", "60"]);
+    fixture.args(&OVERWRITE);
     fixture.write_config();
     // Detached: a runtime that goes on running keeps its file from being written, and hides the fault.
     own.start(&fixture, &["run", "-d", "c"]).wait().ok();
@@ -314,13 +317,12 @@ fn cve_2019_5736_the_runtime_that_waits_in_a_created_container() {
         fixture.args(&["/bin/sleep", "600"]);
         fixture.write_config();
         own.start(&fixture, &["create", "c"]).wait().ok();
-        let attack = ["exec", "-d", "c", "/probe", "overwrite", "60"];
+        let attack = [&["exec", "-d", "c"][..], &OVERWRITE].concat();
         own.start(&fixture, &attack).wait().ok();
         let attacker = |name: &str| fixture.rootfs().join("tmp").join(name);
         wait_for("the attacker", || {
             attacker("attacking").exists().then_some(())
         });
-        std::thread::sleep(std::time::Duration::from_millis(50));
         own.start(&fixture, &["start", "c"]).wait().ok();
         fs::write(attacker("stop"), "").unwrap();
         wait_for("the attacker's end", || {
