@@ -151,38 +151,52 @@ pub(crate) fn is_in_call(pid: u32, number: nix::libc::c_long) -> bool {
     call.starts_with(&format!("{number} "))
 }
 
-/// A `run` or `create` that is stopped, by strace, after its `n`-th call of one kind.
+/// A runtime that is stopped, itself or a process of its own, by strace after a call of one kind.
 pub(crate) struct Stopped {
     strace: Option<Running>,
     pub(crate) runtime: u32,
+    stopped: u32,
 }
 
 impl Stopped {
+    /// The runtime itself, after its `n`-th call of this kind.
     pub(crate) fn after(command: &Command, scratch: &Path, kind: &str, n: usize) -> Stopped {
         let option = format!("--inject={kind}:signal=STOP:when={n}");
-        let options = [&*option];
+        Stopped::with(command, scratch, &[&option])
+    }
+
+    /// Whichever process of an `exec` makes a call of this kind, after the first one.
+    pub(crate) fn in_exec(command: &Command, scratch: &Path, kind: &str) -> Stopped {
+        let option = format!("--inject={kind}:signal=STOP:when=1");
+        Stopped::with(command, scratch, &["-f", &option])
+    }
+
+    fn with(command: &Command, scratch: &Path, options: &[&str]) -> Stopped {
         let output = scratch.join("stopped");
         // That of the one before would say that this one has stopped.
         let _ = fs::remove_file(&output);
-        let strace = spawn(&mut under_strace(&options, &output, command), b"");
-        let runtime = wait_for("the runtime to stop", || {
-            let runtime = *children(strace.pid()).first()?;
+        let strace = spawn(&mut under_strace(options, &output, command), b"");
+        let (runtime, stopped) = wait_for("the runtime to stop", || {
             // strace's own fork for the command bears strace's name at first.
-            let is_stopped = process_state(runtime) == Some('t')
-                && fs::read_to_string(&output)
-                    .unwrap_or_default()
-                    .contains("stopped by SIGSTOP");
-            is_stopped.then_some(runtime)
+            let trace = fs::read_to_string(&output).ok()?;
+            let line = trace
+                .lines()
+                .find(|line| line.contains("stopped by SIGSTOP"))?;
+            let runtime = *children(strace.pid()).first()?;
+            // With -f a line begins with the pid.
+            let stopped = line.split_whitespace().next()?.parse().unwrap_or(runtime);
+            (process_state(stopped) == Some('t')).then_some((runtime, stopped))
         });
         Stopped {
             strace: Some(strace),
             runtime,
+            stopped,
         }
     }
 
     /// Lets it go on.
     pub(crate) fn go_on(&self) {
-        crate::harness::send_signal(self.runtime, "CONT");
+        crate::harness::send_signal(self.stopped, "CONT");
     }
 
     /// Waits for its end.
@@ -194,8 +208,8 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         // A test that fails: what is stopped holds the container's lock, also when its tracer has gone.
-        if self.strace.take().is_some() && process_state(self.runtime).is_some() {
-            crate::harness::send_signal(self.runtime, "KILL");
+        if self.strace.take().is_some() && process_state(self.stopped).is_some() {
+            crate::harness::send_signal(self.stopped, "KILL");
         }
     }
 }
