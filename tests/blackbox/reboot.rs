@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Fixture, Ran, lodger_only, runtime_binary, send_signal, skip, spawn};
+use crate::harness::{Fixture, LIMIT, Ran, lodger_only, runtime_binary, send_signal, skip, spawn};
 use crate::tracing::process_state;
 
 fn record_path(fixture: &Fixture) -> PathBuf {
@@ -41,7 +41,8 @@ fn after_a_reboot_every_container_has_stopped() {
         .fails(255, "cannot exec in a stopped container");
     fixture.bare(&["create", "c"]).fails(1, "already exists");
     fixture.bare(&["delete", "c"]).ok();
-    assert_eq!(process_state(pid), Some('S'), "somebody else's process");
+    let alive = matches!(process_state(pid), Some('S' | 'R' | 'D'));
+    assert!(alive, "somebody else's process");
     send_signal(pid, "KILL");
     fixture.bare(&["create", "c"]).ok();
 }
@@ -92,7 +93,11 @@ fn a_pid_that_comes_back_is_not_the_containers() {
         .env("LODGER", runtime_binary())
         .env("STATE", fixture.path("state"))
         .current_dir(fixture.bundle());
-    let ran = spawn(&mut command, b"").wait();
+    let mut running = spawn(&mut command, b"");
+    // Thousands of processes and six commands: more than what one command may take.
+    let ran = running
+        .wait_at_most(LIMIT * 6)
+        .unwrap_or_else(|| panic!("it did not end: {:?}", running.out()));
     if ran.out == "SKIP\n" {
         skip!("this kernel has one pid_max for all pid namespaces (before 6.14)");
     }
@@ -199,8 +204,9 @@ fn a_damaged_record_is_deleted_with_what_it_still_tells() {
     let ran = fixture.bare(&["delete", "-f", "c"]).exits(0);
     assert_eq!(ran.err, "");
     assert!(!fixture.path("state/c").exists());
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    let state = process_state(pid);
+    // X: on its way from Z to nothing.
+    assert!(matches!(state, None | Some('Z' | 'X')), "{state:?}");
     fixture.sleeping("c");
     let pid = pid_of(&fixture);
     fs::write(record_path(&fixture), b"{").unwrap();
