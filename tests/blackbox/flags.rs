@@ -6,7 +6,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, lodger_only, peer, peer_differs, read_lossy, skip, spawn, wait_for};
+use crate::harness::{
+    Fixture, LIMIT, lodger_only, peer, peer_differs, read_lossy, skip, spawn, wait_for,
+};
 
 fn parsed(path: &Path) -> Value {
     let text = read_lossy(path);
@@ -239,15 +241,18 @@ fn a_container_has_a_session_keyring_of_its_own() {
         skip!("this kernel has no keys");
     }
     let mut fixture = with_keys();
-    let own = fixture.runtime(&["run", "c"]).ok();
-    assert!(own.contains("_ses.c"), "{own}");
-    let shared = fixture.runtime(&["run", "--no-new-keyring", "c"]).ok();
-    assert!(!shared.contains("_ses.c"), "{shared}");
+    // An id that no other test has: until a keyring has its permissions, all containers of the user see it.
+    let own = fixture.runtime(&["run", "keys"]).ok();
+    assert!(own.contains("_ses.keys"), "{own}");
+    let shared = fixture.runtime(&["run", "--no-new-keyring", "keys"]).ok();
+    assert!(!shared.contains("_ses.keys"), "{shared}");
     // What joins joins it too, and finds it instead of making another.
-    fixture.sleeping("c");
-    let joined = fixture.bare(&["exec", "c", "/bin/cat", "/proc/keys"]).ok();
+    fixture.sleeping("keys");
+    let joined = fixture
+        .bare(&["exec", "keys", "/bin/cat", "/proc/keys"])
+        .ok();
     if !peer() {
-        let serials = joined.lines().filter(|line| line.contains("_ses.c"));
+        let serials = joined.lines().filter(|line| line.contains("_ses.keys"));
         assert_eq!(serials.count(), 1, "{joined}");
     }
 }
@@ -262,11 +267,12 @@ fn a_used_up_quota_of_keys_is_a_note() {
     }
     let mut fixture = Fixture::with_own_root();
     fixture.args(&["/bin/echo", "ran"]).write_config();
-    // Another kernel uid than the caller's, so that other tests keep their quota; it needs a place of its own.
+    // Another kernel uid than the caller's, so that other tests keep their quota; it needs a place of its own. The kernel
+    // collects keys some time after their namespace has gone: those of an earlier run would leave room too late.
     let as_other = "d=$(mktemp -d /var/tmp/lodger-keys.XXXXXX); trap 'rm -rf \"$d\"' EXIT; cp -a . \"$d\"; \
         chown -R 7:7 \"$d\"; cd \"$d\"; setpriv --reuid 7 --regid 7 --clear-groups --inh-caps=-all \
         unshare --user --map-root-user --mount /bin/sh -c \
-        'keyctl session q >/dev/null 2>&1; i=0; while keyctl add user k$i x @u >/dev/null 2>&1; do i=$((i+1)); done; \
+        'while grep -q \"^ *0: \" /proc/key-users; do sleep 0.05; done; i=0; while keyctl add user k$i x @u >/dev/null 2>&1; do i=$((i+1)); done; \
         \"$@\" --root state run c' sh \"$@\"";
     let mut command = Command::new("/usr/bin/unshare");
     command
@@ -274,7 +280,11 @@ fn a_used_up_quota_of_keys_is_a_note() {
         .args(["/bin/sh", "-c", as_other, "sh"])
         .arg(crate::harness::runtime_binary())
         .current_dir(fixture.bundle());
-    let ran = spawn(&mut command, b"").wait();
+    let mut running = spawn(&mut command, b"");
+    // Hundreds of commands: more than what one may take.
+    let ran = running
+        .wait_at_most(LIMIT * 6)
+        .unwrap_or_else(|| panic!("it did not end: {:?}", running.out()));
     assert_eq!(ran.out, "ran\n", "{ran:#?}");
     assert!(
         ran.err.contains("shares the caller's session keyring"),
