@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::process::{self, SETTLING};
+use super::process;
 use super::{NamespaceMark, Record, boot_id, once_visible};
 use crate::error::{Doing, Error, Result};
 use crate::host::IdRange;
@@ -157,7 +157,8 @@ impl Members {
         while quiet < QUIET_LOOKS && doubtful < DOUBTFUL_LOOKS {
             let look = self.look(&mut ended)?;
             let Some(first) = look.members.first() else {
-                if look.has_joiner && begin.elapsed() < PATIENCE {
+                let joins = look.hidden.iter().any(|pid| self.is_joining(*pid));
+                if joins && begin.elapsed() < PATIENCE {
                     quiet = 0;
                     std::thread::sleep(PAUSE);
                     continue;
@@ -183,7 +184,7 @@ impl Members {
         let mut look = Look {
             members: Vec::new(),
             is_whole: true,
-            has_joiner: false,
+            hidden: Vec::new(),
         };
         if matches!(self.sought, Sought::Nothing) {
             return Ok(look);
@@ -197,8 +198,9 @@ impl Members {
                 continue;
             };
             let namespace = self.kind.open(pid);
-            look.has_joiner |= matches!(&namespace, Err(e) if e.is(libc::EACCES))
-                && process::is_newer_than(pid, SETTLING, &self.uids);
+            if is_hidden(&namespace) {
+                look.hidden.push(pid);
+            }
             let is_member = namespace.is_ok_and(|found| self.is_beneath(found, &mut seen, 0));
             match (is_member, sys::pidfd::has_ended(&pidfd).unwrap_or(true)) {
                 (true, false) => look.members.push(Member { pid, pidfd }),
@@ -214,6 +216,17 @@ impl Members {
             }
         }
         Ok(look)
+    }
+
+    /// Whether a process that cannot be looked into is one of ours that joins some container: so is its parent then, the
+    /// runtime, and both have the caller's uid or the container's.
+    fn is_joining(&self, pid: i32) -> bool {
+        let parent = |pid| {
+            let (parent, uid) = process::parent_and_uid(pid)?;
+            self.uids.iter().any(|ids| ids.has(uid)).then_some(parent)
+        };
+        parent(pid)
+            .is_some_and(|runtime| is_hidden(&self.kind.open(runtime)) && parent(runtime).is_some())
     }
 
     /// Whether `namespace` is the one that is sought, or one that was made in it.
@@ -249,8 +262,13 @@ struct Look {
     members: Vec<Member>,
     /// Whether nobody ended during it, who may have left a child that it did not see.
     is_whole: bool,
-    /// Whether there is a process that may be on its way into the container, and cannot be looked into until it is there.
-    has_joiner: bool,
+    /// Processes that cannot be looked into, as one on its way into the container cannot be until it is there.
+    hidden: Vec<i32>,
+}
+
+/// Whether the process of this namespace may not be looked into.
+fn is_hidden(namespace: &sys::Result<OwnedFd>) -> bool {
+    matches!(namespace, Err(error) if error.is(libc::EACCES))
 }
 
 /// Whether what has ended is there to be reaped, by whoever has not done so yet.

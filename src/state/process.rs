@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
-use crate::host::IdRange;
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::process::Exit;
 
 const SMALL_FILE: usize = 4096;
+
+/// It names groups, processors and memory nodes.
+const STATUS_FILE: usize = 1 << 20;
 
 /// A process by pid and start time; within one boot no two processes share both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +84,7 @@ impl ProcessIdentity {
 }
 
 /// How long init, or a process that joins, may be on the last steps to its program.
-pub(super) const SETTLING: Duration = Duration::from_secs(10);
+const SETTLING: Duration = Duration::from_secs(10);
 
 /// How often is looked whether it has taken them, in milliseconds.
 const PAUSE: i32 = 2;
@@ -113,22 +115,16 @@ fn is_hidden(pid: i32) -> bool {
     rustix::fs::stat(format!("/proc/{pid}/ns")).is_ok_and(|stat| stat.st_uid == 0)
 }
 
-/// Whether process `pid` has one of the real uids `uids` and began less than `age` ago.
-pub(super) fn is_newer_than(pid: i32, age: Duration, uids: &[IdRange]) -> bool {
-    let Ok(Some((_, start))) = read_stat(pid) else {
-        return false;
-    };
+/// The parent and the real uid of a process, which everybody may read (proc_pid_status(5)).
+pub(super) fn parent_and_uid(pid: i32) -> Option<(i32, u32)> {
     let path = format!("/proc/{pid}/status");
-    let Ok(status) = sys::path::read_regular(Path::new(&path), SMALL_FILE) else {
-        return false;
+    let text = sys::path::read_regular(Path::new(&path), STATUS_FILE).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().next()
     };
-    let status = String::from_utf8_lossy(&status);
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    let uid = uid.and_then(|ids| ids.split_ascii_whitespace().next()?.parse().ok());
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
-    let began = start / rustix::param::clock_ticks_per_second();
-    uid.is_some_and(|uid| uids.iter().any(|range| range.has(uid)))
-        && u64::try_from(now).is_ok_and(|now| now.saturating_sub(began) <= age.as_secs())
+    Some((field("PPid:")?.parse().ok()?, field("Uid:")?.parse().ok()?))
 }
 
 /// This boot's id (random(4), /proc/sys/kernel/random/boot_id).
@@ -169,6 +165,14 @@ mod tests {
     fn stat_that_is_cut_off() {
         assert_eq!(parse_stat("1 (x) S 1 2 3"), None);
         assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn everybody_may_read_parent_and_uid() {
+        let parent = nix::unistd::getppid().as_raw();
+        let own = parent_and_uid(sys::process::own_pid());
+        assert_eq!(own, Some((parent, sys::cred::uid())));
+        assert_eq!(parent_and_uid(0), None);
     }
 
     #[test]
