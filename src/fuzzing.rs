@@ -4,9 +4,9 @@
 use crate::error::Result;
 use crate::state::{Record, Status};
 
-/// A container's status; see `state::status`.
-pub fn status(recorded: bool, alive: bool, gate: bool, locked: bool) -> Status {
-    crate::state::status(recorded, alive, gate, locked)
+/// The status of a container that has a record; see `state::status`.
+pub fn status(alive: bool, gate: bool) -> Status {
+    crate::state::status(alive, gate)
 }
 
 /// What `state` and the table of `list` print of a container.
