@@ -98,36 +98,32 @@ impl Io {
 #[derive(Debug, Default)]
 pub(super) struct Front {
     host: Option<HostTerminal>,
-    /// Whether the config says how large the terminal is.
-    has_size: bool,
 }
 
 impl Front {
     /// Prepares to show a process with this terminal, if it has one and lodger stays with it. To be called before the process
-    /// is made and before any namespace of a container is joined.
+    /// is made and before any namespace of a container is joined, with all signals blocked (sys::signal::block_all).
     ///
-    /// A terminal without a size gets that of the caller's, so that the program finds it when it begins.
+    /// A terminal without a size gets that of the caller's, so that the program finds it when it begins; a change after
+    /// that is told by SIGWINCH, which waits.
     pub(super) fn prepare(terminal: Option<&mut Terminal>, detached: bool) -> Result<Self> {
         let Some(terminal) = terminal.filter(|_| !detached) else {
             return Ok(Self::default());
         };
-        let front = Self {
-            host: HostTerminal::find()?,
-            has_size: terminal.size.is_some(),
-        };
-        if let (None, Some(host)) = (terminal.size, &front.host) {
+        let host = HostTerminal::find()?;
+        if let (None, Some(host)) = (terminal.size, &host) {
             terminal.size = host.size().map(|size| TerminalSize {
                 rows: size.rows,
                 columns: size.columns,
             });
         }
-        Ok(front)
+        Ok(Self { host })
     }
 
     /// Shows the terminal whose first end is `console`.
     pub(super) fn show(self, console: Option<OwnedFd>) -> Result<Option<Relay>> {
         console
-            .map(|master| Relay::begin(master, self.host, self.has_size))
+            .map(|master| Relay::begin(master, self.host))
             .transpose()
     }
 }

@@ -92,8 +92,8 @@ struct Ready {
 
 impl Relay {
     /// Between `master`, the first end of the container's terminal, and the standard streams; `host` is the caller's
-    /// terminal, if there is one. It becomes raw, and the container's gets its size unless the config gives one.
-    pub fn begin(master: OwnedFd, mut host: Option<HostTerminal>, has_size: bool) -> Result<Self> {
+    /// terminal, if there is one. It becomes raw.
+    pub fn begin(master: OwnedFd, mut host: Option<HostTerminal>) -> Result<Self> {
         let what = || "cannot use the container's terminal".to_owned();
         rustix::fs::fcntl_setfl(&master, OFlags::NONBLOCK)
             .map_err(|e| sys::Error::new("fcntl", "ptmx, F_SETFL, O_NONBLOCK", e))
@@ -105,17 +105,13 @@ impl Relay {
             other: tty::other_end(&master).ok(),
             master,
         };
-        let relay = Self {
+        Ok(Self {
             host,
             container: Some(container),
             input: Piece::new(),
             output: Piece::new(),
             repeat: REPEAT.start,
-        };
-        if !has_size {
-            relay.follow_size();
-        }
-        Ok(relay)
+        })
     }
 
     /// Whether the caller has a terminal, whose keys and size are the container's.
