@@ -117,7 +117,7 @@ impl State {
 pub(crate) fn state(global: &Global, args: &StateArgs) -> Result<u8> {
     let what = || format!("cannot read the state of container {:?}", args.id);
     let entry = Store::find_in(global.root.as_deref(), &args.id).map_err(|e| e.within(what()))?;
-    let state = State::of(&entry).map_err(|e| e.within(what()))?;
+    let state = State::of(&entry)?;
     print(&(pretty(&state)? + "\n"))?;
     Ok(0)
 }

@@ -347,6 +347,8 @@ impl Entry {
 
     /// The record, if `create` came that far, and the container's status now.
     pub fn examine(&self) -> Result<(Option<Record>, Status)> {
+        let missing =
+            || missing().within(format!("cannot read the state of container {:?}", self.id));
         let mut record = self.record()?;
         if record.is_none() {
             if self.is_removed()? {
