@@ -234,12 +234,7 @@ pub(crate) fn send_signal(pid: u32, name: &str) {
 
 /// Whether a process has not ended: one that has may wait to be reaped (Z), or be on its way out (X).
 pub(crate) fn lives(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state comes after the name, which may hold anything.
-    let state = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.chars().next());
-    state.is_some_and(|state| !"ZXx".contains(state))
+    crate::tracing::process_state(pid).is_some_and(|state| !"ZXx".contains(state))
 }
 
 pub(crate) fn read_lossy(path: &Path) -> String {

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{Fixture, lodger_only, send_signal, skip, spawn, wait_for};
-use crate::tracing::{Stopped, children, process_state, trace, works};
+use crate::harness::{Fixture, lives, lodger_only, send_signal, skip, spawn, wait_for};
+use crate::tracing::{self, Stopped, children, process_state, trace, works};
 
 /// Long enough for a command that does not wait to be seen ending.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -30,13 +30,11 @@ fn sleeper() -> Fixture {
     fixture
 }
 
-/// The number of the last `name` call of a command up to the first whose line has `text`, from 1.
+/// [`tracing::number_of`] for a command that is run to its end first.
 fn number_of(command: &Command, scratch: &Path, name: &str, text: &str) -> usize {
     let calls = trace(command, &scratch.join("trace"));
-    let last = calls.iter().position(|call| call.line.contains(text));
-    let last = last.unwrap_or_else(|| panic!("no {text} of {command:?}"));
-    let before = &calls[..=last];
-    before.iter().filter(|call| call.name == name).count()
+    let number = tracing::number_of(&calls, name, text);
+    number.unwrap_or_else(|| panic!("no {text} of {command:?}"))
 }
 
 /// `run -d c`, stopped when its state is there and its program is not.
@@ -95,11 +93,15 @@ fn a_process_on_its_way_into_the_container_is_ended_too() {
     assert!(early.is_none(), "{early:#?}");
     stopped.go_on();
     killed.wait().ok();
-    assert!(
-        process_state(joiner).is_none_or(|state| "ZX".contains(state)),
-        "it goes on"
-    );
+    assert!(!lives(joiner), "it goes on");
     stopped.wait().exits(128 + 9);
+}
+
+/// What is left of a `create` of "c" that was killed, and a place for traces.
+fn with_leftover() -> (Fixture, tempfile::TempDir) {
+    let fixture = sleeper();
+    leftover(&fixture, "c");
+    (fixture, tempfile::tempdir().unwrap())
 }
 
 /// What is left of a `create` that was killed: a directory without a record.
@@ -115,9 +117,7 @@ fn leftover(fixture: &Fixture, id: &str) {
 #[test]
 fn a_delete_keeps_others_out_to_its_end() {
     needs_strace!();
-    let fixture = sleeper();
-    let scratch = tempfile::tempdir().unwrap();
-    leftover(&fixture, "c");
+    let (fixture, scratch) = with_leftover();
     let delete = fixture.command(&["delete", "c"]);
     let unlinks = number_of(&delete, scratch.path(), "getdents64", "AT_REMOVEDIR");
     leftover(&fixture, "c");
@@ -135,9 +135,7 @@ fn a_delete_keeps_others_out_to_its_end() {
 #[test]
 fn a_question_is_no_container() {
     needs_strace!();
-    let fixture = sleeper();
-    let scratch = tempfile::tempdir().unwrap();
-    leftover(&fixture, "c");
+    let (fixture, scratch) = with_leftover();
     let state = fixture.command(&["state", "c"]);
     let stopped = Stopped::after(&state, scratch.path(), "flock", 1);
     let mut create = spawn(&mut fixture.command(&["create", "c"]), b"");
@@ -152,9 +150,7 @@ fn a_question_is_no_container() {
 #[test]
 fn a_create_that_ends_meanwhile_is_seen() {
     needs_strace!();
-    let fixture = sleeper();
-    let scratch = tempfile::tempdir().unwrap();
-    leftover(&fixture, "c");
+    let (fixture, scratch) = with_leftover();
     let state = fixture.command(&["state", "c"]);
     // It has looked for the record in vain, and looks next whether the directory is there.
     let looks = number_of(&state, scratch.path(), "openat", "\"state.json\"");
@@ -211,14 +207,10 @@ fn the_helpers_are_not_stopped_by_a_key() {
     let command = fixture.command(&["create", "c"]);
     let calls = trace(&command, &scratch.path().join("trace"));
     fixture.bare(&["delete", "-f", "c"]).ok();
-    let user = calls
-        .iter()
-        .filter(|call| call.name == "unshare")
-        .position(|call| call.line.starts_with("unshare(CLONE_NEWUSER)"));
-    let Some(user) = user else {
+    let Some(user) = tracing::number_of(&calls, "unshare", "unshare(CLONE_NEWUSER)") else {
         skip!("no helper is called here");
     };
-    let stopped = Stopped::after(&command, scratch.path(), "unshare", user + 1);
+    let stopped = Stopped::after(&command, scratch.path(), "unshare", user);
     let helpers = children(stopped.runtime);
     assert_eq!(helpers.len(), 2);
     for helper in &helpers {

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use crate::harness::{Fixture, LIMIT, Ran, lodger_only, skip, wait_for};
 use crate::tracing::{
-    Attached, Call, Fate, Stopped, children, inject, is_in_call, process_state, run_injected,
-    trace, works,
+    Attached, Call, Fate, Stopped, children, inject, is_in_call, number_of, process_state,
+    run_injected, trace, works,
 };
 
 /// Everything a killed runtime could leave.
@@ -387,16 +387,9 @@ fn a_helper_that_is_killed_is_one_error_and_leaves_nothing() {
     let command = || sweep.fixture.command(&["create", "c"]);
     let calls = trace(&command(), &scratch.path().join("trace"));
     sweep.fixture.bare(&["delete", "-f", "c"]).ok();
-    let user = calls
-        .iter()
-        .position(|call| call.line.starts_with("unshare(CLONE_NEWUSER)"));
-    let Some(user) = user else {
+    let Some(unshares) = number_of(&calls, "unshare", "unshare(CLONE_NEWUSER)") else {
         skip!("no helper is called here");
     };
-    let unshares = calls[..=user]
-        .iter()
-        .filter(|call| call.name == "unshare")
-        .count();
     for (number, name) in [(0, "newuidmap"), (1, "newgidmap")] {
         let stopped = Stopped::after(&command(), scratch.path(), "unshare", unshares);
         let runtime = stopped.runtime;

@@ -130,6 +130,13 @@ pub(crate) fn run_injected(
     (pid.unwrap(), ran)
 }
 
+/// How many calls are named `name` up to the first one whose line has `text`: the number of the last of them, from 1.
+pub(crate) fn number_of(calls: &[Call], name: &str, text: &str) -> Option<usize> {
+    let last = calls.iter().position(|call| call.line.contains(text))?;
+    let before = &calls[..=last];
+    Some(before.iter().filter(|call| call.name == name).count())
+}
+
 /// The pids of the children of a process.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
