@@ -42,6 +42,7 @@ mod ps;
 mod pty;
 mod races;
 mod reboot;
+mod refusals;
 mod security_md;
 mod sockets;
 mod state;
