@@ -43,7 +43,10 @@ fn told(answer: Result<i64, i32>) {
 
 /// One system call with up to six arguments.
 fn call(number: i64, words: &[&str]) -> Result<i64, i32> {
-    let texts: Vec<CString> = words.iter().map(|word| CString::new(*word).unwrap()).collect();
+    let texts: Vec<CString> = words
+        .iter()
+        .map(|word| CString::new(*word).unwrap())
+        .collect();
     let argument = |n: usize| -> i64 {
         let Some(text) = texts.get(n) else { return 0 };
         let address = text.as_ptr().addr().cast_signed();
@@ -88,10 +91,18 @@ fn serve(socket: &Path, directory: &str, answer: &str) {
         fs::write(path.with_extension("new"), state).unwrap();
         fs::rename(path.with_extension("new"), &path).unwrap();
         let calls = PathBuf::from(directory).join("calls");
-        let calls = OpenOptions::new().append(true).create(true).open(calls).unwrap();
+        let calls = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(calls)
+            .unwrap();
         let answer = answer.to_owned();
         let answerer = std::thread::Builder::new();
-        answerers.push(answerer.spawn(move || answer_all(&notify, &answer, calls)).unwrap());
+        answerers.push(
+            answerer
+                .spawn(move || answer_all(&notify, &answer, calls))
+                .unwrap(),
+        );
     }
 }
 
@@ -161,8 +172,12 @@ fn answer_all(notify: &OwnedFd, answer: &str, mut calls: File) {
 
 /// Whether nobody is left under the filter.
 fn polls_hung_up(notify: &OwnedFd) -> bool {
-    let mut poll = [rustix::event::PollFd::new(notify, rustix::event::PollFlags::IN)];
+    let mut poll = [rustix::event::PollFd::new(
+        notify,
+        rustix::event::PollFlags::IN,
+    )];
     let _until_something_happens = rustix::event::poll(&mut poll, None);
     let happened = poll[0].revents();
-    happened.contains(rustix::event::PollFlags::HUP) && !happened.contains(rustix::event::PollFlags::IN)
+    happened.contains(rustix::event::PollFlags::HUP)
+        && !happened.contains(rustix::event::PollFlags::IN)
 }
