@@ -212,7 +212,8 @@ fn condition(asked: &LinuxSeccompArg) -> SeccompCondition {
         LinuxSeccompOperator::ScmpCmpMaskedEq => SeccompOperator::MaskedEq,
     };
     let masked = match operator {
-        SeccompOperator::MaskedEq => asked.value_two().unwrap_or(0),
+        // Bits that the mask leaves out are not compared.
+        SeccompOperator::MaskedEq => asked.value_two().unwrap_or(0) & asked.value(),
         _ => 0,
     };
     SeccompCondition {

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "test code: it damages files of its own"
+)]
+
 use std::fs;
 
 use super::*;
