@@ -17,6 +17,7 @@ use crate::sys::defence::{Defence, is_on};
 
 mod json;
 mod raw;
+pub mod seccomp;
 mod support;
 mod template;
 mod validate;

@@ -35,7 +35,6 @@ const REFUSED: &[&str] = &[
     "/linux/resources/unified",
     "/linux/intelRdt",
     "/linux/memoryPolicy",
-    "/linux/seccomp",
     "/linux/mountLabel",
     "/linux/personality",
     "/linux/timeOffsets",

@@ -216,6 +216,9 @@ fn mounts(spec: &Spec, problems: &mut Problems) {
 
 fn linux(linux: &Linux, problems: &mut Problems) {
     id_mappings(linux, problems);
+    if let Some(seccomp) = linux.seccomp() {
+        problems.0.extend(super::seccomp::check(seccomp));
+    }
     let lists = [
         ("maskedPaths", linux.masked_paths()),
         ("readonlyPaths", linux.readonly_paths()),

@@ -9,7 +9,8 @@ use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::Manner;
 use crate::log::Log;
-use crate::plan::{self, CapabilitySet, Note, Plan, Process};
+use crate::plan::{self, CapabilitySet, Note, Plan, Process, Seccomp};
+use crate::seccomp::{self, Agent, Filter};
 use crate::spawn::{Creation, Made, Until, wait_in_foreground};
 use crate::state::{Entry, Store, check_id};
 use crate::{sys, userns};
@@ -166,10 +167,13 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         .io
         .outlets(plan.process.terminal.is_some(), detached)?;
     let front = Front::prepare(plan.process.terminal.as_mut(), detached)?;
+    let filter = filter(plan.seccomp.as_ref(), Some(&store))?;
+    let agent = agent(&plan, until)?;
     let entry = store
         .create(&common.id)
         .map_err(|e| e.within(format!("cannot create container {:?}", common.id)))?;
     let manner = Manner {
+        filter,
         keyring: (!common.no_new_keyring).then(|| format!("_ses.{}", common.id)),
         preserved,
         no_pivot: common.no_pivot,
@@ -186,7 +190,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         outlets,
         until,
     };
-    match creation.make(entering) {
+    match creation.make(entering, agent) {
         Ok(made) => Ok(Making {
             made,
             store,
@@ -194,6 +198,24 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
             front,
         }),
         Err(error) => Err(undone(&store, &entry, error)),
+    }
+}
+
+/// The system call filter of the plan, compiled.
+pub(super) fn filter(seccomp: Option<&Seccomp>, store: Option<&Store>) -> Result<Option<Filter>> {
+    let compiled = seccomp.map(|s| seccomp::prepare(s, store.map(Store::directory)));
+    compiled
+        .transpose()
+        .map_err(|found| super::spec::problems(&found))
+}
+
+/// The seccomp agent, if the filter notifies one: reached where the program is run, looked for where `start` will.
+fn agent(plan: &Plan, until: Until) -> Result<Option<Agent>> {
+    let listener = plan.seccomp.as_ref().and_then(|s| s.listener.as_ref());
+    match (listener, until) {
+        (None, _) => Ok(None),
+        (Some(listener), Until::Created) => Agent::require(listener).map(|()| None),
+        (Some(listener), _) => Agent::connect(listener).map(Some),
     }
 }
 

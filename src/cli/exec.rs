@@ -11,6 +11,7 @@ use crate::host::HostFacts;
 use crate::init::Manner;
 use crate::log::Log;
 use crate::plan::{self, CapabilitySet, Ids, Note, Process};
+use crate::seccomp::{Agent, Filter};
 use crate::spawn::{Joining, wait_in_foreground};
 use crate::state::{Entry, Record, Status, Store};
 use crate::sys;
@@ -119,7 +120,9 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let preserved = args.io.preserved()?;
     let facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
-    let (mut process, notes) = process(&entry, &record, &facts, args)?;
+    let template = template(&entry, &record, args)?;
+    let (mut process, notes) = process(&template, &record, &facts, args)?;
+    let (filter, agent) = filter(global, &template)?;
     let outlets = args.io.outlets(process.terminal.is_some(), args.detach)?;
     if !args.detach {
         // Before the terminal has its guard: a key may not end the guard alone.
@@ -131,16 +134,19 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
         uid = process.uid,
         "joining the container"
     );
-    let member = crate::spawn::exec(&Joining {
+    let joining = Joining {
         record: &record,
         process: &process,
         manner: Manner {
             keyring: record.keyring.clone(),
             preserved,
+            filter,
             no_pivot: false,
         },
         outlets,
-    })?;
+        id: args.id(),
+    };
+    let member = crate::spawn::exec(&joining, agent)?;
     log.notes(&notes);
     log.notes(&member.notes);
     if args.detach {
@@ -178,12 +184,12 @@ fn refuse(args: &Args) -> Result<()> {
 ///
 /// The notes are those on the process file: the container's own process had its when the container was made.
 fn process(
-    entry: &Entry,
+    template: &Bundle,
     record: &Record,
     facts: &HostFacts,
     args: &Args,
 ) -> Result<(Process, Vec<Note>)> {
-    let mut wanted = template(entry, record, args)?
+    let mut wanted = template
         .spec
         .process()
         .clone()
@@ -235,6 +241,19 @@ fn process(
         .hint("do without CAP_SYS_ADMIN, or make the container without --no-pivot"));
     }
     Ok((process, notes))
+}
+
+/// The container's system call filter, which every process in it gets, and the agent that it notifies. To be made before
+/// anything of the container is joined.
+fn filter(global: &Global, template: &Bundle) -> Result<(Option<Filter>, Option<Agent>)> {
+    // Its notes were shown when the container was made.
+    let Some(plan) = plan::seccomp(template.spec.linux().as_ref(), &mut Vec::new()) else {
+        return Ok((None, None));
+    };
+    let store = Store::open(global.root.as_deref())?;
+    let filter = super::create::filter(Some(&plan), store.as_ref())?;
+    let agent = plan.listener.as_ref().map(Agent::connect).transpose()?;
+    Ok((filter, agent))
 }
 
 /// The error, if it is about the process file, with its name.

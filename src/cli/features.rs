@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::{SPEC_VERSION, print};
-use crate::bundle::is_supported;
+use crate::bundle::{is_supported, seccomp};
 use crate::error::{Error, Result};
 use crate::plan;
 
@@ -68,7 +68,14 @@ fn linux() -> Value {
             "systemdUser": false,
             "rdma": is_supported("/linux/resources/rdma"),
         },
-        "seccomp": { "enabled": is_supported("/linux/seccomp") },
+        "seccomp": {
+            "enabled": is_supported("/linux/seccomp"),
+            "actions": seccomp::ACTIONS,
+            "operators": seccomp::OPERATORS,
+            "archs": seccomp::ARCHITECTURES,
+            "knownFlags": seccomp::FLAGS,
+            "supportedFlags": crate::seccomp::supported_flags(),
+        },
         "apparmor": { "enabled": is_supported("/process/apparmorProfile") },
         "selinux": { "enabled": is_supported("/process/selinuxLabel") },
         "intelRdt": { "enabled": is_supported("/linux/intelRdt") },

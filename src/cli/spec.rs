@@ -78,6 +78,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
     let facts = HostFacts::probe();
     let bundle = open_bundle(&args.bundle, None)?;
     let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
+    // It fails where `run` would.
+    super::create::filter(plan.seccomp.as_ref(), None)?;
     let text = serde_json::to_string_pretty(&plan)
         .map_err(|error| Error::new("cannot print the plan").because(error))?;
     print(&(printable_json(&text) + "\n"))?;

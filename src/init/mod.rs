@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::error::{Doing, Error, Result};
 use crate::plan::idmap::maps_id;
 use crate::plan::{IdMapping, Namespace, Note, Plan, Process, UserNamespace};
+use crate::seccomp::Filter;
 use crate::spawn::line::{Failure, InitEnd, Order, Report};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
@@ -25,6 +26,7 @@ mod paths;
 mod privileges;
 mod program;
 mod rootfs;
+mod seccomp;
 mod sysctl;
 
 use program::Program;
@@ -93,6 +95,8 @@ pub struct Manner {
     pub keyring: Option<String>,
     /// What of the caller's open files the program gets.
     pub preserved: Preserved,
+    /// The system call filter of the config, compiled.
+    pub filter: Option<Filter>,
     /// Whether to change the root by moving it and chroot(2): pivot_root(2) cannot leave an initramfs.
     pub no_pivot: bool,
 }
@@ -132,8 +136,9 @@ impl Init<'_> {
                 Ok(None) => sys::process::exit_now(1),
                 Ok(Some((from_gate, die_with_runtime))) => {
                     self.enter(Stage::Exec);
-                    let error = start(&program, die_with_runtime);
-                    give_up(from_gate.as_ref().unwrap_or(&self.line), &error)
+                    let line = from_gate.as_ref().unwrap_or(&self.line);
+                    let error = start(&program, die_with_runtime, line);
+                    give_up(line, &error)
                 }
                 Err(error) => error,
             },
@@ -181,8 +186,7 @@ impl Init<'_> {
         join_keyring(self.manner, &self.line)?;
 
         self.enter(Stage::Privileges);
-        let preserved = &self.manner.preserved;
-        let program = Program::prepare(&plan.process, preserved, &kept, Some(umask))?;
+        let program = Program::prepare(&plan.process, self.manner, &kept, Some(umask))?;
         // The change of uid has cleared it again. Whoever dies before this line is noticed at the next order.
         die_with_runtime(true)?;
         self.line
@@ -265,7 +269,7 @@ pub type Joined<'a> = Option<(&'a [IdMapping], &'a [IdMapping])>;
 pub fn join(process: &Process, manner: &Manner, joined: Joined<'_>, line: InitEnd) -> ! {
     let error = match prepare_to_join(process, manner, joined, &line) {
         Ok(program) => match wait_for_exec(&line) {
-            Ok(true) => start(&program, false),
+            Ok(true) => start(&program, false, &line),
             // The runtime went away.
             Ok(false) => sys::process::exit_now(1),
             Err(error) => error,
@@ -301,7 +305,7 @@ fn prepare_to_join(
         console::take(&console::make(&root, wanted, line)?, process)?;
     }
     join_keyring(manner, line)?;
-    Program::prepare(process, &manner.preserved, &[line.as_fd()], None)
+    Program::prepare(process, manner, &[line.as_fd()], None)
 }
 
 /// Leaves the caller's session keyring, whose keys are no business of a container. Where there is no room for one more, or
@@ -333,14 +337,14 @@ fn join_keyring(manner: &Manner, line: &InitEnd) -> Result<()> {
 }
 
 /// Runs the program; returns only on failure.
-fn start(program: &Program, dies: bool) -> Error {
+fn start(program: &Program, dies: bool, line: &InitEnd) -> Error {
     let outlives = if dies {
         Ok(())
     } else {
         die_with_runtime(false)
     };
     match outlives {
-        Ok(()) => program.exec(),
+        Ok(()) => program.exec(line),
         Err(error) => error,
     }
 }
@@ -360,7 +364,7 @@ fn give_up(line: &InitEnd, error: &Error) -> ! {
         cause: error.cause(),
         hint: error.hints(),
     };
-    let _nobody_to_tell = line.send(&Report::Failed(failure));
+    let _nobody_to_tell = line.send_last(&Report::Failed(failure));
     sys::process::exit_now(1)
 }
 

@@ -76,6 +76,7 @@ impl Plan {
         let parameters = linux.and_then(|l| l.sysctl().clone()).unwrap_or_default();
         let sysctl = sysctl::sysctl(&parameters, &namespaces, new, &mut problems);
         let process = plan_process(spec, ids, &mut notes, &mut problems);
+        let seccomp = super::seccomp(linux, &mut notes);
         note_resources(linux, &mut notes);
         let annotations = annotations(spec, &mut notes);
         let own_dev = !mounts::has_host_dev(&mounts);
@@ -91,6 +92,7 @@ impl Plan {
                 hostname: named(spec.hostname()),
                 domainname: named(spec.domainname()),
                 process,
+                seccomp,
                 annotations,
                 notes,
                 namespaces,

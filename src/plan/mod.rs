@@ -39,6 +39,9 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The container's process.
     pub process: Process,
+    /// The system call filter of the container's processes, if they get one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<Seccomp>,
     /// The config's annotations, for `state`.
     pub annotations: BTreeMap<String, String>,
     /// What is adapted, and why: shown once at `create`.
@@ -365,6 +368,7 @@ mod mounts;
 mod namespaces;
 mod options;
 mod process;
+mod seccomp;
 mod sysctl;
 
 pub use capability::CapabilitySet;
@@ -372,3 +376,7 @@ pub use namespaces::NAMESPACES;
 pub use options::known as mount_options;
 pub(crate) use process::RESOURCES;
 pub use process::{Ids, process};
+pub use seccomp::{
+    Seccomp, SeccompAction, SeccompCondition, SeccompFlag, SeccompListener, SeccompOperator,
+    SeccompRule, seccomp,
+};

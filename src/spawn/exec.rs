@@ -10,7 +10,8 @@ use super::{Heard, Outlets, Problem, end, order, wait_for};
 use crate::error::{Doing, Error, Result};
 use crate::init::Manner;
 use crate::plan::{Note, Process};
-use crate::state::{Record, once_visible};
+use crate::seccomp::{Agent, ContainerState};
+use crate::state::{Record, Status, once_visible};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::process::{Child, Cloned};
@@ -26,6 +27,8 @@ pub struct Joining<'a> {
     pub manner: Manner,
     /// What the caller gets of it.
     pub outlets: Outlets,
+    /// The container's id.
+    pub id: &'a str,
 }
 
 /// A process that has joined.
@@ -41,7 +44,9 @@ pub struct Member {
 
 /// Starts a process in a container. Afterwards this process is in the container's namespaces itself, but for the pid
 /// namespace, which only its children are in.
-pub fn exec(joining: &Joining<'_>) -> Result<Member> {
+///
+/// `agent` is who gets the listener of its filter.
+pub fn exec(joining: &Joining<'_>, agent: Option<Agent>) -> Result<Member> {
     let Joining {
         record, process, ..
     } = joining;
@@ -85,7 +90,10 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
             crate::init::join(process, &joining.manner, maps, line)
         }
     };
-    let mut heard = Heard::default();
+    let mut heard = Heard {
+        agent,
+        ..Heard::default()
+    };
     match talk_through(joining, &child, &runtime, &mut heard) {
         Ok(()) => Ok(Member {
             child,
@@ -104,6 +112,10 @@ fn talk_through(
 ) -> std::result::Result<(), Problem> {
     wait_for(Phase::SettingUp, line, heard)?;
     joining.outlets.hand_over_console(heard)?;
+    if let Some(agent) = &mut heard.agent {
+        let state = ContainerState::of(joining.id, joining.record, Status::Running);
+        agent.introduce(child.pid, &state)?;
+    }
     let exec = Order::Exec {
         die_with_runtime: false,
     };

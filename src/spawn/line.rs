@@ -11,6 +11,8 @@
 //!   runtime ─Detach▶ init     the state is recorded: outlive the runtime, wait for `start`
 //!   runtime ◀Detached init
 //!   runtime ──Exec─▶ init     run the program (also sent by `start`, on its own connection)
+//!   runtime ◀Listener init    where the filter notifies an agent: its listener, as an fd
+//!   runtime ─Proceed▶ init    the agent has it
 //!   runtime ◀─EOF── init      execve succeeded: the line is close-on-exec
 //!   runtime ◀Failed init      at any point instead
 //! ```
@@ -36,6 +38,8 @@ pub enum Order {
         /// Whether to be killed when the runtime ends.
         die_with_runtime: bool,
     },
+    /// The seccomp agent has its listener: go on.
+    Proceed,
 }
 
 /// What init tells the runtime.
@@ -49,6 +53,8 @@ pub enum Report {
     Ready,
     /// Init no longer depends on the runtime.
     Detached,
+    /// The system call filter is loaded: its listener, for the agent, comes with this.
+    Listener,
     /// Init gave up.
     Failed(Failure),
 }
@@ -112,6 +118,28 @@ impl InitEnd {
     /// Hands over the first end of the container's terminal.
     pub fn send_console(&self, master: BorrowedFd<'_>) -> sys::Result<()> {
         sys::socket::send_with(&self.0, &packet(&Report::Console)?, master)
+    }
+
+    /// As [`InitEnd::send`], for a process that may be under a filter already: one call may be allowed where another is not.
+    pub fn send_last(&self, report: &Report) -> sys::Result<()> {
+        let Report::Failed(failure) = report else {
+            return self.send(report);
+        };
+        let text = packet(&Report::Failed(shortened(failure)))?;
+        let path = std::path::Path::new("line");
+        sys::socket::send(&self.0, &text).or_else(|_| sys::path::write_once(&self.0, &text, path))
+    }
+
+    /// Hands over the listener of the filter.
+    pub fn send_listener(&self, listener: BorrowedFd<'_>) -> sys::Result<()> {
+        sys::socket::send_with(&self.0, &packet(&Report::Listener)?, listener)
+    }
+
+    /// Another fd of the same end.
+    pub fn try_clone(&self) -> sys::Result<Self> {
+        let copy = self.0.try_clone();
+        copy.map(Self)
+            .map_err(|e| sys::Error::new("fcntl", "fd, F_DUPFD_CLOEXEC", e))
     }
 
     /// Waits for an order; `None` when the runtime is gone.
@@ -181,6 +209,9 @@ pub enum ProtocolError {
         /// What the runtime was waiting for.
         phase: Phase,
     },
+    /// A listener was announced, and no fd came with it, or nobody was to get one.
+    #[error("the listener of the seccomp filter did not arrive, or was not expected")]
+    NoListener,
     /// A terminal was announced, and no fd came with it.
     #[error("the container's terminal did not arrive")]
     NoTerminal,
@@ -219,6 +250,8 @@ pub enum Next {
     Keep(Note),
     /// A terminal to keep; the phase goes on.
     Console,
+    /// A listener for the seccomp agent; the phase goes on.
+    Listener,
     /// Init gave up.
     Fail(Failure),
 }
@@ -233,6 +266,7 @@ impl Handshake {
         match (phase, report) {
             (Phase::SettingUp, Some(Report::Note(note))) => Ok(Next::Keep(note)),
             (Phase::SettingUp, Some(Report::Console)) => Ok(Next::Console),
+            (Phase::Starting, Some(Report::Listener)) => Ok(Next::Listener),
             (Phase::SettingUp, Some(Report::Ready))
             | (Phase::Detaching, Some(Report::Detached))
             | (Phase::Starting, None) => Ok(Next::Done),
@@ -271,6 +305,7 @@ mod tests {
             (Some(Report::Console), [true, false, false]),
             (Some(Report::Ready), [true, false, false]),
             (Some(Report::Detached), [false, true, false]),
+            (Some(Report::Listener), [false, false, true]),
             (None, [false, false, true]),
             (Some(Report::Failed(failure())), [true, true, true]),
         ];

@@ -9,8 +9,10 @@ use crate::bundle::Bundle;
 use crate::error::{Doing, Error, Result};
 use crate::init::{Init, Manner, Stage};
 use crate::plan::{Namespace, Note, Plan, UserNamespace};
+use crate::seccomp::{Agent, ContainerState};
 use crate::state::{
-    Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, UserNamespaceRecord, boot_id,
+    Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, Status, UserNamespaceRecord,
+    boot_id,
 };
 use crate::sys;
 use crate::sys::memory::SharedByte;
@@ -108,6 +110,8 @@ impl Outlets {
 struct Heard {
     notes: Vec<Note>,
     console: Option<OwnedFd>,
+    /// Who gets the listener of the system call filter.
+    agent: Option<Agent>,
 }
 
 /// A container that was made.
@@ -124,13 +128,14 @@ pub struct Made {
 }
 
 impl Creation<'_> {
-    /// Makes the container. On failure nothing of it is left.
-    pub fn make(&self, entering: Entering) -> Result<Made> {
+    /// Makes the container. On failure nothing of it is left. `agent` is who gets the listener of its filter, if the
+    /// program is run.
+    pub fn make(&self, entering: Entering, agent: Option<Agent>) -> Result<Made> {
         let outer = entering.finish()?;
         let stage = SharedByte::new().doing(|| "cannot share memory with init".to_owned())?;
         let (child, line) = self.clone_init(&stage)?;
-        match self.talk_through(&child, &line, outer) {
-            Ok(Heard { notes, console }) => Ok(Made {
+        match self.talk_through(&child, &line, outer, agent) {
+            Ok(Heard { notes, console, .. }) => Ok(Made {
                 child,
                 notes,
                 console,
@@ -170,6 +175,7 @@ impl Creation<'_> {
         child: &Child,
         line: &RuntimeEnd,
         outer: Option<OuterRecord>,
+        agent: Option<Agent>,
     ) -> std::result::Result<Heard, Problem> {
         if let UserNamespace::New {
             uid_map,
@@ -187,6 +193,7 @@ impl Creation<'_> {
         let mut heard = Heard {
             notes: self.plan.notes.clone(),
             console: None,
+            agent,
         };
         // Before init hides itself.
         let mark = NamespaceMark::of(child.pid, clone_flags(self.plan))?;
@@ -203,6 +210,10 @@ impl Creation<'_> {
         }
         self.outlets.hand_over_console(&mut heard)?;
         self.entry.publish_record()?;
+        if let Some(agent) = &mut heard.agent {
+            let state = ContainerState::of(self.entry.id(), &record, Status::Created);
+            agent.introduce(child.pid, &state)?;
+        }
         match self.until {
             Until::Created => {
                 order(line, Order::Detach)?;
@@ -253,6 +264,7 @@ impl Creation<'_> {
             no_pivot: self.manner.no_pivot,
             user_namespace,
             mark,
+            listener: self.plan.seccomp.as_ref().and_then(|s| s.listener.clone()),
             notes: self.plan.notes.clone(),
         })
     }
@@ -279,6 +291,13 @@ fn clone_flags(plan: &Plan) -> u32 {
 
 /// Runs the program of a container that was created (runtime.md, "start"). `record` is its own.
 pub fn start(entry: &Entry, record: &Record) -> Result<()> {
+    let mut heard = Heard::default();
+    if let Some(listener) = &record.listener {
+        let mut agent = Agent::connect(listener)?;
+        let state = ContainerState::of(entry.id(), record, Status::Created);
+        agent.introduce(record.process.pid, &state)?;
+        heard.agent = Some(agent);
+    }
     let what = || "cannot reach the container's init".to_owned();
     let connection = match sys::socket::connect(entry.directory(), GATE) {
         Err(error) if error.is(nix::libc::ECONNREFUSED) => {
@@ -295,8 +314,17 @@ pub fn start(entry: &Entry, record: &Record) -> Result<()> {
         die_with_runtime: false,
     };
     connection.send(exec).doing(what)?;
-    let outcome = wait_for(Phase::Starting, &connection, &mut Heard::default());
-    outcome.map_err(|problem| problem.explain(None))?;
+    let outcome = wait_for(Phase::Starting, &connection, &mut heard);
+    outcome.map_err(|problem| {
+        // What waits for an agent that was not reached is under its filter already.
+        if let (Some(_), Ok(Some(process))) =
+            (&record.listener, record.process.open(&record.boot_id))
+        {
+            let killed = sys::process::send_signal(&process, nix::libc::SIGKILL);
+            tracing::debug!("ending the process: {killed:?}");
+        }
+        problem.explain(None)
+    })?;
     entry.remove_gate()
 }
 
@@ -370,6 +398,13 @@ fn wait_for(
             Next::Console => {
                 let console = fd.flatten();
                 heard.console = Some(console.ok_or(Problem::Protocol(ProtocolError::NoTerminal))?);
+            }
+            Next::Listener => {
+                let agent = heard.agent.take().zip(fd.flatten());
+                let missing = Problem::Protocol(ProtocolError::NoListener);
+                let (agent, listener) = agent.ok_or(missing)?;
+                agent.hand_over(listener.as_fd())?;
+                order(line, Order::Proceed)?;
             }
             Next::Fail(failure) => return Err(Problem::Init(failure)),
         }

@@ -177,6 +177,11 @@ impl Store {
         }
     }
 
+    /// The store's directory.
+    pub fn directory(&self) -> &OwnedFd {
+        &self.fd
+    }
+
     /// The ids of all containers, sorted.
     pub fn ids(&self) -> Result<Vec<String>> {
         let mut ids = Vec::new();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ProcessIdentity;
 use crate::host::IdRange;
-use crate::plan::{IdMapping, Note};
+use crate::plan::{IdMapping, Note, SeccompListener};
 
 /// What is remembered of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct Record {
     /// By which namespace its processes are known once its first one has ended; none where they end with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<NamespaceMark>,
+    /// The seccomp agent that `start` is to reach, if its filter notifies one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<SeccompListener>,
     /// What was adapted when it was created.
     pub notes: Vec<Note>,
 }

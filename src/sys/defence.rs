@@ -38,6 +38,8 @@ pub enum Defence {
     Capabilities,
     /// no_new_privs, where the config asks for it.
     NoNewPrivs,
+    /// The program runs under the config's system call filter.
+    Seccomp,
     /// The supplementary groups are exactly those of the config (CVE-2022-2990).
     Groups,
     /// Helpers are run from fixed directories, never from PATH.

@@ -47,6 +47,34 @@ pub fn send_with(socket: impl AsFd, packet: &[u8], fd: BorrowedFd<'_>) -> Result
         .map_err(|e| Error::new("sendmsg", format!("fd, {packet:?}, SCM_RIGHTS"), e))
 }
 
+/// Sends all of `bytes` over a stream, and with the first of them a copy of `fd`.
+pub fn send_all_with(socket: impl AsFd, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
+    let error = |e| {
+        Error::new(
+            "sendmsg",
+            format!("fd, {} bytes, SCM_RIGHTS", bytes.len()),
+            e,
+        )
+    };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let data = [IoSlice::new(&bytes[sent..])];
+        match rustix::net::sendmsg(&socket, &data, &mut control, SendFlags::NOSIGNAL) {
+            Ok(count) => {
+                sent += count;
+                control.clear();
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(error(e)),
+        }
+    }
+    Ok(())
+}
+
 /// A packet that arrived, and the fd that came with it.
 #[derive(Debug)]
 pub struct Packet {
