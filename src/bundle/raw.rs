@@ -2,21 +2,29 @@
 
 use serde_json::{Map, Value};
 
+use super::attributes::SCHEDULER_FLAGS;
 use super::{Problem, pointer_token};
-use crate::plan::{CapabilitySet, RESOURCES};
+use crate::plan::{CapabilitySet, MEMORY_POLICY_FLAGS, RESOURCES};
 
 /// Members without which an object means nothing; oci-spec would refuse it with less to say, or put a default in.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("/process", &["cwd"]),
     ("/mounts/*", &["destination"]),
     ("/process/rlimits/*", &["type", "soft", "hard"]),
+    ("/process/ioPriority", &["class", "priority"]),
+    ("/linux/personality", &["domain"]),
     ("/linux/namespaces/*", &["type"]),
     ("/linux/uidMappings/*", &["containerID", "hostID", "size"]),
     ("/linux/gidMappings/*", &["containerID", "hostID", "size"]),
 ];
 
 /// What takes the place of a member that was refused, so that the typed form shows the other problems.
-const PLACEHOLDERS: &[(&str, &str)] = &[("cwd", "/"), ("destination", "/missing")];
+const PLACEHOLDERS: &[(&str, &str)] = &[
+    ("cwd", "/"),
+    ("destination", "/missing"),
+    ("class", "IOPRIO_CLASS_BE"),
+    ("domain", "LINUX"),
+];
 
 /// Lists in which no two elements have the same `type`.
 const UNIQUE: &[&str] = &["/process/rlimits", "/linux/namespaces"];
@@ -39,6 +47,26 @@ const CHOICES: &[(&str, &str, &[&str])] = &[
             "runbindable",
             "",
         ],
+    ),
+    (
+        "/process/scheduler/flags/*",
+        "scheduling flag",
+        &SCHEDULER_FLAGS,
+    ),
+    (
+        "/process/ioPriority/class",
+        "I/O priority class",
+        &["IOPRIO_CLASS_BE", "IOPRIO_CLASS_RT", "IOPRIO_CLASS_IDLE"],
+    ),
+    (
+        "/linux/memoryPolicy/flags/*",
+        "memory policy flag",
+        &MEMORY_POLICY_FLAGS,
+    ),
+    (
+        "/linux/personality/domain",
+        "execution domain",
+        &["LINUX", "LINUX32"],
     ),
 ];
 

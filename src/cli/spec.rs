@@ -75,8 +75,9 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 
 /// Does what `plan` asks.
 pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
-    let facts = HostFacts::probe();
+    let mut facts = HostFacts::probe();
     let bundle = open_bundle(&args.bundle, None)?;
+    facts.learn(&bundle.spec);
     let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
     let text = serde_json::to_string_pretty(&plan)
         .map_err(|error| Error::new("cannot print the plan").because(error))?;

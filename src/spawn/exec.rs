@@ -55,6 +55,12 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
     if let Some(score) = process.oom_score_adj {
         crate::init::write_oom_score(score)?;
     }
+    let initial = process.attributes.cpu_affinity.as_ref();
+    if let Some(cpus) = initial.and_then(|affinity| affinity.initial.as_ref()) {
+        crate::init::restrict_cpus(cpus, "/process/execCPUAffinity/initial")?;
+    }
+    // The host's, while it is at /proc.
+    let proc = crate::init::open_proc(&process.attributes)?;
     // From here on the container's processes must not look into this one (CVE-2016-9962).
     sys::cred::set_dumpable(!is_on(Defence::NotDumpable))
         .doing(|| "cannot become undumpable".to_owned())?;
@@ -82,7 +88,7 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
             drop(runtime);
             let own = record.user_namespace.as_ref();
             let maps = own.map(|own| (own.uid_map.as_slice(), own.gid_map.as_slice()));
-            crate::init::join(process, &joining.manner, maps, line)
+            crate::init::join(process, &joining.manner, maps, line, proc)
         }
     };
     let mut heard = Heard::default();
