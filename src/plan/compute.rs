@@ -58,7 +58,8 @@ impl Plan {
         let mut problems = Vec::new();
         let (user_namespace, mut notes) = idmap::user_namespace(config_maps(linux), facts)?;
         notes.extend(bundle.warnings.iter().map(warning));
-        let annotations = annotations::annotations(spec, &mut notes);
+        let mut of_annotations = Vec::new();
+        let annotations = annotations::annotations(spec, &mut of_annotations);
         let keep_groups = annotations::keeps_groups(&annotations);
         let ids = ids(&user_namespace, keep_groups, facts);
         let namespaces = namespaces::namespaces(linux, &mut notes);
@@ -80,6 +81,7 @@ impl Plan {
         let process = plan_process(spec, ids, &mut notes, &mut problems);
         note_resources(linux, &mut notes);
         resctrl::refuse(linux, facts, &mut problems);
+        notes.extend(of_annotations);
         let own_dev = !mounts::has_host_dev(&mounts);
         match process {
             Some(process) if problems.is_empty() => Ok(Self {

@@ -60,7 +60,8 @@ pub struct MemoryPolicy {
     /// The nodes, if the mode takes some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NumberSet>,
-    /// Whether a node that is not there, or not allowed, is an error: not with flags that give the numbers another meaning.
+    /// Whether every node must be there and allowed: not with flags that give the numbers another meaning, and not with a
+    /// mode that takes the first one alone.
     pub exact: bool,
 }
 
@@ -118,72 +119,47 @@ fn denied(asked: &AskedScheduler, process: &Asked, facts: &HostFacts) -> Option<
         ),
         Policy::SchedFifo | Policy::SchedRr => {
             let priority = u64::try_from(asked.priority().unwrap_or(0)).unwrap_or(0);
-            let limit = limit("RLIMIT_RTPRIO", process, facts)?;
-            if priority <= limit.soft || priority <= facts.details.own_priority {
-                return None;
-            }
-            at(
-                "priority",
-                format!(
-                    "{policy} with priority {priority} needs RLIMIT_RTPRIO {priority}, and it will be {}: {}",
-                    limit.soft,
-                    remedy(
-                        limit,
-                        "RLIMIT_RTPRIO",
-                        priority,
-                        &format!("rtprio {priority}")
-                    )
-                ),
-            )
+            let own = facts.details.own_priority;
+            let lacking = lacking("RLIMIT_RTPRIO", priority, process, facts)?;
+            let message = format!("{policy} with priority {priority} {lacking}");
+            (priority > own).then(|| at("priority", message))?
         }
         Policy::SchedOther | Policy::SchedBatch => {
             let nice = asked.nice().unwrap_or(0);
-            let limit = limit("RLIMIT_NICE", process, facts)?;
+            let own = facts.details.own_nice;
             // getrlimit(2): the ceiling of the nice value is 20 - RLIMIT_NICE.
             let needed = u64::try_from(20 - nice).unwrap_or(0);
-            if nice >= facts.details.own_nice || needed <= limit.soft {
-                return None;
-            }
-            at(
-                "nice",
-                format!(
-                    "nice {nice}, from {}, needs RLIMIT_NICE {needed}, and it will be {}: {}",
-                    facts.details.own_nice,
-                    limit.soft,
-                    remedy(limit, "RLIMIT_NICE", needed, &format!("nice {nice}"))
-                ),
-            )
+            let lacking = lacking("RLIMIT_NICE", needed, process, facts)?;
+            let message = format!("going from nice {own} to {nice} {lacking}");
+            (nice < own).then(|| at("nice", message))?
         }
         Policy::SchedIdle => None,
     }
 }
 
-/// A limit that the process will have, and the highest that it could ask for.
-#[derive(Debug, Clone, Copy)]
-struct WillHave {
-    soft: u64,
-    ceiling: u64,
-}
-
-/// The limit as the config sets it, else the caller's; `None` where it is not known.
-fn limit(name: &str, process: &Asked, facts: &HostFacts) -> Option<WillHave> {
+/// What is said where the process will not have `needed` of the limit `name`; `None` where it will, or it is not known.
+fn lacking(name: &str, needed: u64, process: &Asked, facts: &HostFacts) -> Option<String> {
     let own = facts.limits.get(name)?;
     let rlimits = process.rlimits().as_deref().unwrap_or_default();
     let asked = rlimits.iter().find(|limit| limit.typ().to_string() == name);
-    Some(WillHave {
-        soft: asked.map_or(own.soft, |limit| limit.soft()),
-        ceiling: own.hard,
-    })
-}
-
-fn remedy(limit: WillHave, name: &str, needed: u64, line: &str) -> String {
-    if needed <= limit.ceiling {
-        return format!(
-            "raise it in /process/rlimits ({name}; your hard limit allows {})",
-            limit.ceiling
-        );
+    let had = asked.map_or(own.soft, |limit| limit.soft());
+    if needed <= had {
+        return None;
     }
-    format!("ask the administrator for \"YOU - {line}\" in limits.conf(5), or for less here")
+    let remedy = if needed <= own.hard {
+        format!(
+            "ask for it in /process/rlimits, your hard limit is {}",
+            own.hard
+        )
+    } else {
+        format!(
+            "ask for less, or the administrator to raise your hard limit, {}, in limits.conf(5)",
+            own.hard
+        )
+    };
+    Some(format!(
+        "needs {name} {needed}, which will be {had}: {remedy}"
+    ))
 }
 
 /// `process.ioPriority`.
@@ -232,7 +208,8 @@ pub(super) fn memory_policy(linux: &Linux) -> Option<MemoryPolicy> {
             bits | mode_flag(*flag)
         }),
         nodes: nodes.and_then(|text| NumberSet::parse(text).ok()),
-        exact: !flags.iter().any(|flag| other_numbers.contains(flag)),
+        exact: asked.mode() != MemoryPolicyModeType::MpolPreferred
+            && !flags.iter().any(|flag| other_numbers.contains(flag)),
     })
 }
 
@@ -276,9 +253,9 @@ pub const MEMORY_POLICY_MODES: [&str; 7] = [
 
 /// The flags of config-linux.md.
 pub const MEMORY_POLICY_FLAGS: [&str; 3] = [
-    "MPOL_F_NUMA_BALANCING",
-    "MPOL_F_RELATIVE_NODES",
     "MPOL_F_STATIC_NODES",
+    "MPOL_F_RELATIVE_NODES",
+    "MPOL_F_NUMA_BALANCING",
 ];
 
 fn mode_number(mode: MemoryPolicyModeType) -> u32 {
