@@ -44,7 +44,8 @@ fn a_file_of_the_callers_group_can_be_read_where_the_groups_are_kept() {
     fixture.config["annotations"] = json!({KEEP: "1"});
     assert_eq!(fixture.run().ok(), "for the group\n");
     fixture.args(&["id", "-G"]);
-    assert_eq!(fixture.run().ok(), "33 65534\n");
+    let ids = fixture.run().ok();
+    assert!(ids.split_whitespace().any(|id| id == "65534"), "{ids}");
 }
 
 #[test]
