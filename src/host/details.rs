@@ -10,7 +10,7 @@ use super::{HostFacts, parse_mountinfo};
 use crate::sys;
 use crate::sys::path::read_regular;
 
-/// The most that is read of one file, in bytes.
+/// The most that is read of one file, in bytes: one of sysfs says that it has a page.
 const MAX_FILE: usize = 16 << 20;
 
 /// SELINUX_MAGIC (statfs(2)).
@@ -87,7 +87,10 @@ impl HostFacts {
 }
 
 fn apparmor() -> bool {
-    let enabled = read_regular(Path::new("/sys/module/apparmor/parameters/enabled"), 64);
+    let enabled = read_regular(
+        Path::new("/sys/module/apparmor/parameters/enabled"),
+        MAX_FILE,
+    );
     enabled.is_ok_and(|text| text.starts_with(b"Y"))
 }
 

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Fixture, Ran, lodger_only, peer_differs, skip};
 
-/// Prints policy and priority, nice value, I/O priority and CPUs of the shell itself.
-const TELL: &str = "chrt -p $$; read -r stat </proc/self/stat; set -- $stat; echo nice ${19}; ionice -p $$; taskset -pc $$";
+/// Prints policy, real-time priority, nice value (proc_pid_stat(5)) and I/O priority of the shell itself.
+const TELL: &str = "read -r s </proc/self/stat; set -- $s; echo policy ${41} priority ${40} nice ${19}; ionice -p $$";
 
 /// What a container's first process tells of its scheduling.
 fn told(process: &[(&str, Value)]) -> String {
@@ -51,17 +51,15 @@ fn hard_limit(name: &str) -> u64 {
 fn a_policy_and_a_nice_value() {
     peer_differs!("runc", "1.1 ignores process.scheduler in silence");
     peer_differs!("crun", "1.8.1 ignores process.scheduler in silence");
-    let policies = [
-        ("SCHED_OTHER", 0),
-        ("SCHED_OTHER", 7),
-        ("SCHED_BATCH", 0),
-        ("SCHED_BATCH", 19),
-        ("SCHED_IDLE", 0),
-    ];
-    for (policy, nice) in policies {
+    for (policy, nice, wanted) in [
+        ("SCHED_OTHER", 0, "policy 0 priority 0 nice 0"),
+        ("SCHED_OTHER", 7, "policy 0 priority 0 nice 7"),
+        ("SCHED_BATCH", 0, "policy 3 priority 0 nice 0"),
+        ("SCHED_BATCH", 19, "policy 3 priority 0 nice 19"),
+        ("SCHED_IDLE", 0, "policy 5 priority 0 nice 0"),
+    ] {
         let told = told(&[("scheduler", json!({"policy": policy, "nice": nice}))]);
-        let policy = format!("policy: {policy}");
-        assert_told(&told, &[&policy, &format!("nice {nice}")]);
+        assert_told(&told, &[wanted]);
     }
 }
 
@@ -72,9 +70,12 @@ fn children_are_reset_where_the_flag_says_so() {
         "scheduler",
         json!({"policy": "SCHED_BATCH", "nice": 3, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}),
     )]);
-    fixture.sh("chrt -p $$");
-    let told = fixture.run().ok();
-    assert_told(&told, &["policy: SCHED_BATCH|SCHED_RESET_ON_FORK"]);
+    fixture.sh("command -v chrt >/dev/null || exit 9; chrt -p $$");
+    let ran = fixture.run();
+    if ran.code == 9 {
+        skip!("the root filesystem has no chrt");
+    }
+    assert_told(&ran.ok(), &["policy: SCHED_BATCH|SCHED_RESET_ON_FORK"]);
 }
 
 #[test]
@@ -85,7 +86,7 @@ fn flags_that_keep_what_the_caller_has() {
             "scheduler",
             json!({"policy": "SCHED_OTHER", "nice": 0, "flags": [flag]}),
         )]);
-        assert_told(&told, &["policy: SCHED_OTHER", "nice 0"]);
+        assert_told(&told, &["policy 0 priority 0 nice 0"]);
     }
 }
 
@@ -93,7 +94,10 @@ fn flags_that_keep_what_the_caller_has() {
 #[test]
 fn a_real_time_policy_within_the_limits_of_the_config() {
     lodger_only!("process.scheduler, among peers of this age,");
-    for (policy, priority) in [("SCHED_FIFO", 1), ("SCHED_RR", 7)] {
+    for (policy, priority, wanted) in [
+        ("SCHED_FIFO", 1, "policy 1 priority 1 nice 0"),
+        ("SCHED_RR", 7, "policy 2 priority 7 nice 0"),
+    ] {
         let asked = json!({"policy": policy, "priority": priority});
         let limits = json!([{"type": "RLIMIT_RTPRIO", "soft": 7, "hard": 7}]);
         let mut fixture = asking(&[("scheduler", asked), ("rlimits", limits)]);
@@ -103,8 +107,7 @@ fn a_real_time_policy_within_the_limits_of_the_config() {
             ran.fails(1, "RLIMIT_RTPRIO cannot be raised to 7");
             continue;
         }
-        let priority = format!("scheduling priority: {priority}");
-        assert_told(&ran.ok(), &[&format!("policy: {policy}"), &priority]);
+        assert_told(&ran.ok(), &[wanted]);
     }
 }
 
@@ -119,7 +122,7 @@ fn a_negative_nice_value_within_the_limits_of_the_config() {
     if hard_limit("Max nice priority") < 25 {
         ran.fails(1, "RLIMIT_NICE cannot be raised to 25");
     } else {
-        assert_told(&ran.ok(), &["policy: SCHED_OTHER", "nice -5"]);
+        assert_told(&ran.ok(), &["policy 0 priority 0 nice -5"]);
     }
 }
 
@@ -227,7 +230,7 @@ fn exec_has_the_scheduling_of_the_containers_process() {
     let told = fixture.bare(&["exec", "c", "/bin/sh", "-c", TELL]).ok();
     assert_told(
         &told,
-        &["policy: SCHED_BATCH", "nice 4", "best-effort: prio 6"],
+        &["policy 3 priority 0 nice 4", "best-effort: prio 6"],
     );
 }
 
@@ -241,7 +244,7 @@ fn exec_has_the_scheduling_of_its_process_file() {
     process["scheduler"] = json!({"policy": "SCHED_IDLE"});
     process["ioPriority"] = json!({"class": "IOPRIO_CLASS_IDLE", "priority": 7});
     let told = exec_process(&fixture, &process).ok();
-    assert_told(&told, &["policy: SCHED_IDLE", "idle"]);
+    assert_told(&told, &["policy 5 priority 0 nice 0", "idle"]);
     process["scheduler"] = json!({"policy": "SCHED_FIFO", "priority": 99});
     exec_process(&fixture, &process).fails(255, "/process/scheduler/priority: SCHED_FIFO");
     process["scheduler"] = json!({"policy": "SCHED_LIFO"});
