@@ -6,8 +6,9 @@ use super::{Mount, MountSource, Note};
 use crate::bundle::Problem;
 use crate::host::HostFacts;
 
-/// Filesystems whose files are labelled by the policy alone, whatever is asked at the mount.
-const LABELLED_BY_POLICY: [&str; 5] = ["proc", "sysfs", "cgroup", "cgroup2", "mqueue"];
+/// The filesystems that the kernel lets a user namespace mount with a label (selinux_set_mnt_opts of the kernel); the files
+/// of the others have the label that the policy gives them.
+const LABELLED: [&str; 4] = ["tmpfs", "devpts", "ramfs", "overlay"];
 
 /// The program's AppArmor profile (config.md, "apparmorProfile").
 ///
@@ -89,7 +90,7 @@ pub(super) fn label_mounts(mounts: &mut [Mount], label: &str, notes: &mut Vec<No
             ));
         }
         let own = options.iter().any(|(name, _)| name == "context");
-        if !own && !LABELLED_BY_POLICY.contains(&fstype.as_str()) {
+        if !own && LABELLED.contains(&fstype.as_str()) {
             options.push(("context".to_owned(), Some(label.to_owned())));
         }
     }

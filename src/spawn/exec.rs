@@ -4,6 +4,7 @@
 //! joins everything, from the initial namespace, without entering the outer one first.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use super::line::{self, Order, Phase, RuntimeEnd};
 use super::{Heard, Outlets, Problem, end, order, wait_for};
@@ -52,9 +53,7 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
         Ok(true) => stopped(),
         _ => error,
     };
-    if let Some(score) = process.oom_score_adj {
-        crate::init::write_oom_score(score)?;
-    }
+    let lent = process.oom_score_adj.map(OomScore::lend).transpose()?;
     let initial = process.attributes.cpu_affinity.as_ref();
     if let Some(cpus) = initial.and_then(|affinity| affinity.initial.as_ref()) {
         crate::init::restrict_cpus(cpus, "/process/execCPUAffinity/initial")?;
@@ -82,6 +81,7 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
     let child = match cloned.map_err(unless_stopped)? {
         Cloned::Parent(child) => {
             drop(line);
+            lent.iter().for_each(OomScore::give_back);
             child
         }
         Cloned::Child => {
@@ -99,6 +99,32 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
             console: heard.console,
         }),
         Err(problem) => Err(problem.explain(end(&child).map(|exit| exit.to_string()))),
+    }
+}
+
+/// The oom_score_adj that a child gets through this process, before anything of the container is in reach.
+struct OomScore {
+    /// This process's file, opened while it is its own to write to.
+    file: OwnedFd,
+    /// What was in it.
+    own: Vec<u8>,
+}
+
+impl OomScore {
+    const PATH: &str = "/proc/self/oom_score_adj";
+
+    fn lend(score: i32) -> Result<Self> {
+        let path = Path::new(Self::PATH);
+        let what = || "cannot look at this process's oom_score_adj".to_owned();
+        let own = sys::path::read_regular(path, 64).doing(what)?;
+        let file = sys::path::open_existing(path).doing(what)?;
+        crate::init::write_oom_score(score)?;
+        Ok(Self { file, own })
+    }
+
+    /// The runtime stays behind, and is no more to be killed than before.
+    fn give_back(&self) {
+        let _courtesy = sys::path::write_once(&self.file, &self.own, Path::new(Self::PATH));
     }
 }
 

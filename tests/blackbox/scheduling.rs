@@ -1,10 +1,10 @@
-//! Scheduling policy, I/O priority, CPUs, memory policy and execution domain.
+//! Scheduling policy, I/O priority, CPUs, memory policy, execution domain and oom score.
 
 use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, Ran, lodger_only, peer_differs, skip};
+use crate::harness::{Fixture, Ran, lodger_only, peer_differs, skip, wait_for};
 
 /// Prints policy, real-time priority, nice value (proc_pid_stat(5)) and I/O priority of the shell itself.
 const TELL: &str = "read -r s </proc/self/stat; set -- $s; echo policy ${41} priority ${40} nice ${19}; ionice -p $$";
@@ -507,4 +507,41 @@ fn flags_of_a_personality_are_refused() {
         1,
         "/linux/personality/flags/0: \"ADDR_NO_RANDOMIZE\": the specification has no flags of a personality",
     );
+}
+
+#[test]
+fn the_oom_score_of_a_process_that_joins_is_not_the_runtimes() {
+    let mut fixture = asking(&[("oomScoreAdj", json!(321))]);
+    fixture.sleeping("c");
+    let script = "cat /proc/self/oom_score_adj; exec sleep 600";
+    let exec = fixture.background(&["exec", "c", "/bin/sh", "-c", script], b"");
+    wait_for("the score of the process", || {
+        (exec.out() == "321\n").then_some(())
+    });
+    let read = |pid: &str| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    assert_eq!(read(&exec.pid().to_string()), read("self"));
+}
+
+#[test]
+fn an_oom_score_that_is_too_low_is_refused_with_the_one_there_is() {
+    lodger_only!("naming the current value");
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let own = own.trim();
+    let mut fixture = asking(&[("oomScoreAdj", json!(-999))]);
+    let ran = fixture.run().fails(
+        1,
+        &format!(
+            "cannot set oom_score_adj to -999 (/process/oomScoreAdj): the current value is {own}"
+        ),
+    );
+    assert!(
+        ran.err.contains(&format!("ask for {own} or more")),
+        "{ran:#?}"
+    );
+    fixture.config["process"]["oomScoreAdj"] = json!(5);
+    fixture.sleeping("c");
+    let mut process = fixture.config["process"].clone();
+    process["args"] = json!(["/bin/true"]);
+    process["oomScoreAdj"] = json!(-999);
+    exec_process(&fixture, &process).fails(255, "(/process/oomScoreAdj): the current value is");
 }
