@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
+mod attributes;
 mod json;
 mod raw;
 pub mod seccomp;
@@ -199,6 +200,9 @@ impl Bundle {
         let mut value = json::parse(&config)?;
         let mut problems = support::refuse(&mut value);
         problems.extend(raw::check(&mut value));
+        attributes::check_decisive(&mut value, &mut problems);
+        attributes::check_lists(&mut value, &mut problems);
+        attributes::rename_flags(&mut value);
         let warnings = raw::pass_over(&mut value);
         match typed(value) {
             Ok(spec) => {

@@ -2,14 +2,17 @@
 
 use serde_json::{Map, Value};
 
+use super::attributes::SCHEDULER_FLAGS;
 use super::{Problem, pointer_token, seccomp};
-use crate::plan::{CapabilitySet, RESOURCES};
+use crate::plan::{CapabilitySet, MEMORY_POLICY_FLAGS, RESOURCES};
 
 /// Members without which an object means nothing; oci-spec would refuse it with less to say, or put a default in.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("/process", &["cwd"]),
     ("/mounts/*", &["destination"]),
     ("/process/rlimits/*", &["type", "soft", "hard"]),
+    ("/process/ioPriority", &["class", "priority"]),
+    ("/linux/personality", &["domain"]),
     ("/linux/namespaces/*", &["type"]),
     ("/linux/uidMappings/*", &["containerID", "hostID", "size"]),
     ("/linux/gidMappings/*", &["containerID", "hostID", "size"]),
@@ -28,6 +31,8 @@ const PLACEHOLDERS: &[(&str, &str)] = &[
     ("defaultAction", seccomp::ACTIONS[0]),
     ("action", seccomp::ACTIONS[0]),
     ("op", seccomp::OPERATORS[0]),
+    ("class", "IOPRIO_CLASS_BE"),
+    ("domain", "LINUX"),
 ];
 
 /// Lists in which no two elements have the same `type`.
@@ -72,6 +77,26 @@ const CHOICES: &[(&str, &str, &[&str])] = &[
         "/linux/seccomp/syscalls/*/args/*/op",
         "seccomp operator",
         &seccomp::OPERATORS,
+    ),
+    (
+        "/process/scheduler/flags/*",
+        "scheduling flag",
+        &SCHEDULER_FLAGS,
+    ),
+    (
+        "/process/ioPriority/class",
+        "I/O priority class",
+        &["IOPRIO_CLASS_BE", "IOPRIO_CLASS_RT", "IOPRIO_CLASS_IDLE"],
+    ),
+    (
+        "/linux/memoryPolicy/flags/*",
+        "memory policy flag",
+        &MEMORY_POLICY_FLAGS,
+    ),
+    (
+        "/linux/personality/domain",
+        "execution domain",
+        &["LINUX", "LINUX32"],
     ),
 ];
 

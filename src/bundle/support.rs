@@ -9,11 +9,6 @@ use super::raw::visit;
 
 /// Properties that are refused; `*` stands for any array element or object member.
 const REFUSED: &[&str] = &[
-    "/process/apparmorProfile",
-    "/process/selinuxLabel",
-    "/process/scheduler",
-    "/process/ioPriority",
-    "/process/execCPUAffinity",
     "/mounts/*/uidMappings",
     "/mounts/*/gidMappings",
     "/hooks/prestart",
@@ -33,10 +28,6 @@ const REFUSED: &[&str] = &[
     "/linux/resources/network",
     "/linux/resources/rdma",
     "/linux/resources/unified",
-    "/linux/intelRdt",
-    "/linux/memoryPolicy",
-    "/linux/mountLabel",
-    "/linux/personality",
     "/linux/timeOffsets",
     "/linux/namespaces/*/path",
 ];

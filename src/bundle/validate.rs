@@ -4,7 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Root, Spec};
 
-use super::{Problem, pointer_token};
+use super::{Problem, attributes, pointer_token};
 
 /// The longest host name and domain name, in bytes (uts_namespaces(7), `__NEW_UTS_LEN`).
 const UTS_NAME_LIMIT: usize = 64;
@@ -12,14 +12,15 @@ const UTS_NAME_LIMIT: usize = 64;
 /// The range of oom_score_adj (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i32> = -1000..=1000;
 
-struct Problems(Vec<Problem>);
+/// What was found so far.
+pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, pointer: impl AsRef<str>, message: impl AsRef<str>) {
+    pub(super) fn add(&mut self, pointer: impl AsRef<str>, message: impl AsRef<str>) {
         self.0.push(Problem::new(pointer, message));
     }
 
-    fn add_if(&mut self, wrong: bool, pointer: &str, message: &str) {
+    pub(super) fn add_if(&mut self, wrong: bool, pointer: &str, message: &str) {
         if wrong {
             self.add(pointer, message);
         }
@@ -43,6 +44,7 @@ pub(super) fn check(spec: &Spec) -> Vec<Problem> {
     if let Some(spec) = spec.linux() {
         linux(spec, &mut problems);
     }
+    attributes::check(spec, &mut problems);
     problems.0
 }
 

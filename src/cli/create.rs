@@ -146,7 +146,7 @@ struct Making {
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(&common.id)?;
     let preserved = common.io.preserved()?;
-    let facts = HostFacts::probe();
+    let mut facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
     // The helpers work while the config is read.
@@ -157,6 +157,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     if common.tty {
         bundle.give_terminal();
     }
+    facts.learn(&bundle.spec);
     let mut plan = Plan::compute(&bundle, &facts).map_err(|p| super::spec::problems(&p))?;
     if common.no_pivot {
         plan.notes.push(without_pivot(&plan)?);

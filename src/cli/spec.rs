@@ -75,8 +75,9 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 
 /// Does what `plan` asks.
 pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
-    let facts = HostFacts::probe();
+    let mut facts = HostFacts::probe();
     let bundle = open_bundle(&args.bundle, None)?;
+    facts.learn(&bundle.spec);
     let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
     // It fails where `run` would.
     super::create::filter(plan.seccomp.as_ref(), None)?;

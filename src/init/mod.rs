@@ -20,16 +20,20 @@ use crate::sys::memory::SharedByte;
 mod beneath;
 mod console;
 mod devices;
+mod labels;
 mod mounts;
 mod passwd;
 mod paths;
 mod privileges;
 mod program;
 mod rootfs;
+mod scheduling;
 mod seccomp;
 mod sysctl;
 
+pub(crate) use labels::open_proc;
 use program::Program;
+pub(crate) use scheduling::restrict_cpus;
 
 /// How far init came, for the message when it ends without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,6 +181,7 @@ impl Init<'_> {
         self.enter(Stage::Sources);
         sys::mount::make_all_slave().doing(|| "cannot leave mount propagation".to_owned())?;
         let sources = rootfs::Sources::open(plan)?;
+        let proc = labels::open_proc(&plan.process.attributes)?;
         become_root(plan)?;
         let terminal = self.build_root(&sources)?;
         drop(sources);
@@ -186,7 +191,7 @@ impl Init<'_> {
         join_keyring(self.manner, &self.line)?;
 
         self.enter(Stage::Privileges);
-        let program = Program::prepare(&plan.process, self.manner, &kept, Some(umask))?;
+        let program = Program::prepare(&plan.process, self.manner, &kept, Some(umask), proc)?;
         // The change of uid has cleared it again. Whoever dies before this line is noticed at the next order.
         die_with_runtime(true)?;
         self.line
@@ -214,7 +219,7 @@ impl Init<'_> {
         set_names(plan)?;
         sysctl::write_all(&plan.sysctl, &root)?;
         self.enter(Stage::Paths);
-        paths::mask_all(&plan.masked_paths, sources, &root)?;
+        paths::mask_all(plan, sources, &root)?;
         paths::make_all_readonly(&plan.readonly_paths, &root)?;
         self.enter(Stage::Pivot);
         rootfs::pivot(plan, &root, self.manner.no_pivot)?;
@@ -265,11 +270,21 @@ impl Init<'_> {
 /// The id maps of the user namespace that a process has joined: uids, gids. `None`: it is the caller's own.
 pub type Joined<'a> = Option<(&'a [IdMapping], &'a [IdMapping])>;
 
-/// In a process that has joined a container's namespaces: becomes `process`.
-pub fn join(process: &Process, manner: &Manner, joined: Joined<'_>, line: InitEnd) -> ! {
-    let error = match prepare_to_join(process, manner, joined, &line) {
+/// In a process that has joined a container's namespaces: becomes `process`. `proc` is what [`open_proc`] gave to its parent,
+/// when that had not joined yet.
+pub fn join(
+    process: &Process,
+    manner: &Manner,
+    joined: Joined<'_>,
+    line: InitEnd,
+    proc: Option<OwnedFd>,
+) -> ! {
+    let error = match prepare_to_join(process, manner, joined, &line, proc) {
         Ok(program) => match wait_for_exec(&line) {
-            Ok(true) => start(&program, false, &line),
+            Ok(true) => match restrict_to_last(process) {
+                Ok(()) => start(&program, false, &line),
+                Err(error) => error,
+            },
             // The runtime went away.
             Ok(false) => sys::process::exit_now(1),
             Err(error) => error,
@@ -287,11 +302,21 @@ fn wait_for_exec(line: &InitEnd) -> Result<bool> {
     Ok(matches!(order, Some(Order::Exec { .. })))
 }
 
+/// Once the process is where it stays (config.md, "execCPUAffinity").
+fn restrict_to_last(process: &Process) -> Result<()> {
+    let affinity = process.attributes.cpu_affinity.as_ref();
+    match affinity.and_then(|affinity| affinity.last.as_ref()) {
+        Some(cpus) => restrict_cpus(cpus, "/process/execCPUAffinity/final"),
+        None => Ok(()),
+    }
+}
+
 fn prepare_to_join(
     process: &Process,
     manner: &Manner,
     joined: Joined<'_>,
     line: &InitEnd,
+    proc: Option<OwnedFd>,
 ) -> Result<Program> {
     begin_session()?;
     // The caller's own ids need not be mapped: what they own would be nobody's in the container, terminal and keyring.
@@ -305,7 +330,7 @@ fn prepare_to_join(
         console::take(&console::make(&root, wanted, line)?, process)?;
     }
     join_keyring(manner, line)?;
-    Program::prepare(process, manner, &[line.as_fd()], None)
+    Program::prepare(process, manner, &[line.as_fd()], None, proc)
 }
 
 /// Leaves the caller's session keyring, whose keys are no business of a container. Where there is no room for one more, or
@@ -378,11 +403,23 @@ fn set_oom_score(process: &Process) -> Result<()> {
 /// Writes this process's oom_score_adj (proc_pid_oom_score_adj(5)).
 pub fn write_oom_score(score: i32) -> Result<()> {
     let path = Path::new("/proc/self/oom_score_adj");
-    sys::path::write_existing(path, score.to_string().as_bytes())
-        .doing(|| format!("cannot set oom_score_adj to {score} (/process/oomScoreAdj)"))
-        .map_err(|error| {
-            error.hint("going below the value this session began with needs CAP_SYS_RESOURCE in the initial user namespace; ask for a higher value")
-        })
+    let Err(cause) = sys::path::write_existing(path, score.to_string().as_bytes()) else {
+        return Ok(());
+    };
+    let present = sys::path::read_regular(path, 64).unwrap_or_default();
+    let present = String::from_utf8_lossy(&present).trim().to_owned();
+    let error = Error::new(format!(
+        "cannot set oom_score_adj to {score} (/process/oomScoreAdj): the current value is {present}"
+    ));
+    let denied = cause.is(nix::libc::EACCES);
+    let error = error.because(cause);
+    if !denied {
+        return Err(error);
+    }
+    Err(error.hint(format!(
+        "ask for {present} or more: going below what this session began with needs CAP_SYS_RESOURCE in the initial user \
+         namespace; the administrator can begin it lower (OOMScoreAdjust= of user@.service)"
+    )))
 }
 
 /// Takes the ids of the container's root, if it has one, and keeps others from looking in.
@@ -395,7 +432,7 @@ fn become_root(plan: &Plan) -> Result<()> {
         ..
     } = &plan.user_namespace
     {
-        if *setgroups && is_on(Defence::Groups) {
+        if *setgroups && plan.process.additional_gids.is_some() && is_on(Defence::Groups) {
             sys::cred::set_groups(&[]).doing(what)?;
         }
         take_root_ids(uid_map, gid_map)?;

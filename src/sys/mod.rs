@@ -15,6 +15,7 @@ pub mod ns;
 pub mod path;
 pub mod pidfd;
 pub mod process;
+pub mod sched;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;

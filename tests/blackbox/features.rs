@@ -38,6 +38,7 @@ fn the_document_has_what_the_specification_asks_for() {
         "/linux/namespaces",
         "/linux/capabilities",
         "/linux/memoryPolicy/modes",
+        "/linux/memoryPolicy/flags",
         "/potentiallyUnsafeConfigAnnotations",
     ] {
         strings(features.pointer(list).unwrap_or_else(|| panic!("{list}")));
