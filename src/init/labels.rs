@@ -134,7 +134,12 @@ fn told(
         "{what} ({property}): cannot write `{}`",
         path.display()
     ));
-    let error = error.because(cause);
+    // An engine would take the words of ENOENT for a program that is not there.
+    let error = if cause.is(ENOENT) && cause.call == "write" {
+        error.because("the kernel has nothing of that name")
+    } else {
+        error.because(cause)
+    };
     Err(match remedy {
         Some(remedy) => error.hint(remedy),
         None => error,
