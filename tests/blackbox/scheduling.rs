@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, Ran, lodger_only, peer_differs, skip, wait_for};
+use crate::harness::{Fixture, Ran, lodger_only, peer_differs, skip, spawn, wait_for};
 
 /// Prints policy, real-time priority, nice value (proc_pid_stat(5)) and I/O priority of the shell itself.
 const TELL: &str = "read -r s </proc/self/stat; set -- $s; echo policy ${41} priority ${40} nice ${19}; ionice -p $$";
@@ -171,6 +171,31 @@ fn a_limit_that_the_config_lowers_is_the_one_that_counts() {
         ),
     ])
     .fails(1, "needs RLIMIT_RTPRIO 5, which will be 0: ");
+}
+
+/// A nice value is not given back: without one the config means 0, which is less than what the caller has.
+#[test]
+fn a_nice_value_is_counted_from_the_callers() {
+    lodger_only!("process.scheduler, among peers of this age,");
+    let run = |scheduler| {
+        let mut fixture = asking(&[("scheduler", scheduler)]);
+        fixture.sh(TELL);
+        fixture.write_config();
+        let run = fixture.command(&["run", "c"]);
+        let mut command = std::process::Command::new("nice");
+        command
+            .args(["-n", "5"])
+            .arg(run.get_program())
+            .args(run.get_args())
+            .current_dir(fixture.bundle());
+        spawn(&mut command, b"").wait()
+    };
+    let told = run(json!({"policy": "SCHED_BATCH", "nice": 7})).ok();
+    assert_told(&told, &["policy 3 priority 0 nice 7"]);
+    run(json!({"policy": "SCHED_OTHER"})).fails(
+        1,
+        "/process/scheduler/nice: going from nice 5 to 0 needs RLIMIT_NICE 20, which will be ",
+    );
 }
 
 #[test]
