@@ -14,6 +14,8 @@ use crate::error::{Doing, Error, Result};
 use crate::plan::ProcessAttributes;
 use crate::sys;
 
+const UNKNOWN_CONTEXT: &str = "the loaded policy does not know this context";
+
 /// The procfs at /proc, for [`apply`]; `None` where no label is asked for.
 pub(crate) fn open_proc(wanted: &ProcessAttributes) -> Result<Option<OwnedFd>> {
     if !wanted.has_label() {
@@ -70,7 +72,7 @@ pub(super) fn apply(wanted: &ProcessAttributes, proc: Option<OwnedFd>) -> Result
             &what,
             "/process/selinuxLabel",
             |errno| match errno {
-                EINVAL => Some("the loaded policy does not know this context"),
+                EINVAL => Some(UNKNOWN_CONTEXT),
                 EACCES | EPERM => {
                     Some("the policy does not let this session's context set it (process setexec)")
                 }
@@ -79,6 +81,27 @@ pub(super) fn apply(wanted: &ProcessAttributes, proc: Option<OwnedFd>) -> Result
         )?;
     }
     Ok(())
+}
+
+/// Lets the session keyring that is made next have the program's SELinux context, without which it could not use it.
+pub(super) fn apply_to_keyring(wanted: &ProcessAttributes, proc: Option<&OwnedFd>) -> Result<()> {
+    let Some((label, proc)) = wanted.selinux_label.as_ref().zip(proc) else {
+        return Ok(());
+    };
+    let what = format!("cannot apply the SELinux label {label:?} to a keyring");
+    let written = write(proc, "attr/keycreate", label);
+    told(
+        written,
+        &what,
+        "/process/selinuxLabel",
+        |errno| match errno {
+            EINVAL => Some(UNKNOWN_CONTEXT),
+            EACCES | EPERM => Some(
+                "the policy does not let this session's context set it (process setkeycreate): try --no-new-keyring",
+            ),
+            _ => None,
+        },
+    )
 }
 
 /// Writes to a file of this thread's own directory. Returns its path with an error.
@@ -111,7 +134,12 @@ fn told(
         "{what} ({property}): cannot write `{}`",
         path.display()
     ));
-    let error = error.because(cause);
+    // An engine would take the words of ENOENT for a program that is not there.
+    let error = if cause.is(ENOENT) && cause.call == "write" {
+        error.because("the kernel has nothing of that name")
+    } else {
+        error.because(cause)
+    };
     Err(match remedy {
         Some(remedy) => error.hint(remedy),
         None => error,

@@ -188,7 +188,7 @@ impl Init<'_> {
         if let Some(terminal) = terminal {
             console::take(&terminal, &plan.process)?;
         }
-        join_keyring(self.manner, &self.line)?;
+        join_keyring(self.manner, &plan.process, proc.as_ref(), &self.line)?;
 
         self.enter(Stage::Privileges);
         let program = Program::prepare(&plan.process, self.manner, &kept, Some(umask), proc)?;
@@ -329,17 +329,23 @@ fn prepare_to_join(
         let root = beneath::RootDir::new(root);
         console::take(&console::make(&root, wanted, line)?, process)?;
     }
-    join_keyring(manner, line)?;
+    join_keyring(manner, process, proc.as_ref(), line)?;
     Program::prepare(process, manner, &[line.as_fd()], None, proc)
 }
 
 /// Leaves the caller's session keyring, whose keys are no business of a container. Where there is no room for one more, or
 /// something around this session forbids it, the container has the caller's, with a word.
-fn join_keyring(manner: &Manner, line: &InitEnd) -> Result<()> {
+fn join_keyring(
+    manner: &Manner,
+    process: &Process,
+    proc: Option<&OwnedFd>,
+    line: &InitEnd,
+) -> Result<()> {
     use nix::libc::{EACCES, EDQUOT, ENOSYS, EPERM};
     let Some(name) = &manner.keyring else {
         return Ok(());
     };
+    labels::apply_to_keyring(&process.attributes, proc)?;
     let what = || "cannot join a session keyring of the container's own".to_owned();
     let remedy = match sys::keyring::join_session(name) {
         Ok(()) => return Ok(()),

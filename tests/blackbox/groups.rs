@@ -46,6 +46,10 @@ fn a_file_of_the_callers_group_can_be_read_where_the_groups_are_kept() {
     fixture.args(&["id", "-G"]);
     let ids = fixture.run().ok();
     assert!(ids.split_whitespace().any(|id| id == "65534"), "{ids}");
+    // While another container runs, whose outer user namespace is used again.
+    fixture.sleeping("other");
+    fixture.args(&["cat", "/shared"]);
+    assert_eq!(fixture.run().ok(), "for the group\n");
 }
 
 #[test]

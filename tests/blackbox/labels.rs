@@ -22,7 +22,7 @@ fn has_selinux() -> bool {
 /// What is said to a profile that is not there: engines know an error about a label by the name of the file in it.
 fn why_not() -> &'static str {
     if has_apparmor() {
-        "the profile is not loaded"
+        "the kernel has nothing of that name"
     } else {
         "AppArmor is not enabled on this host"
     }

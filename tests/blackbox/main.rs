@@ -38,6 +38,7 @@ mod lifecycle;
 mod logs;
 mod moments;
 mod nested;
+mod numa;
 mod output;
 mod process;
 mod ps;

@@ -1,10 +1,10 @@
-//! Scheduling policy, I/O priority, CPUs, memory policy, execution domain and oom score.
+//! Scheduling policy, I/O priority, CPUs and oom score.
 
 use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, Ran, lodger_only, peer_differs, skip, wait_for};
+use crate::harness::{Fixture, Ran, lodger_only, peer_differs, skip, spawn, wait_for};
 
 /// Prints policy, real-time priority, nice value (proc_pid_stat(5)) and I/O priority of the shell itself.
 const TELL: &str = "read -r s </proc/self/stat; set -- $s; echo policy ${41} priority ${40} nice ${19}; ionice -p $$";
@@ -171,6 +171,31 @@ fn a_limit_that_the_config_lowers_is_the_one_that_counts() {
         ),
     ])
     .fails(1, "needs RLIMIT_RTPRIO 5, which will be 0: ");
+}
+
+/// A nice value is not given back: without one the config means 0, which is less than what the caller has.
+#[test]
+fn a_nice_value_is_counted_from_the_callers() {
+    lodger_only!("process.scheduler, among peers of this age,");
+    let run = |scheduler| {
+        let mut fixture = asking(&[("scheduler", scheduler)]);
+        fixture.sh(TELL);
+        fixture.write_config();
+        let run = fixture.command(&["run", "c"]);
+        let mut command = std::process::Command::new("nice");
+        command
+            .args(["-n", "5"])
+            .arg(run.get_program())
+            .args(run.get_args())
+            .current_dir(fixture.bundle());
+        spawn(&mut command, b"").wait()
+    };
+    let told = run(json!({"policy": "SCHED_BATCH", "nice": 7})).ok();
+    assert_told(&told, &["policy 3 priority 0 nice 7"]);
+    run(json!({"policy": "SCHED_OTHER"})).fails(
+        1,
+        "/process/scheduler/nice: going from nice 5 to 0 needs RLIMIT_NICE 20, which will be ",
+    );
 }
 
 #[test]
@@ -369,148 +394,12 @@ fn what_is_no_list_of_cpus_is_an_error_of_create() {
     }
 }
 
-/// What the memory of a container's process is bound to, a word a mapping, each once.
-fn memory_policy(policy: &Value) -> Ran {
-    let mut fixture = Fixture::new();
-    fixture.config["linux"]["memoryPolicy"] = policy.clone();
-    fixture.args(&["cat", "/proc/self/numa_maps"]);
-    fixture.run()
-}
-
-fn has_numa() -> bool {
-    std::path::Path::new("/proc/self/numa_maps").exists()
-}
-
-#[test]
-fn a_memory_policy() {
-    peer_differs!("runc", "1.1 ignores linux.memoryPolicy in silence");
-    peer_differs!("crun", "1.8.1 ignores linux.memoryPolicy in silence");
-    if !has_numa() {
-        skip!("this kernel has no NUMA");
-    }
-    for (policy, wanted) in [
-        (json!({"mode": "MPOL_DEFAULT"}), "default"),
-        (json!({"mode": "MPOL_LOCAL"}), "local"),
-        (json!({"mode": "MPOL_PREFERRED"}), "local"),
-        (json!({"mode": "MPOL_PREFERRED", "nodes": "0"}), "prefer:0"),
-        (json!({"mode": "MPOL_BIND", "nodes": "0"}), "bind:0"),
-        (
-            json!({"mode": "MPOL_INTERLEAVE", "nodes": "0-0"}),
-            "interleave:0",
-        ),
-        (
-            json!({"mode": "MPOL_PREFERRED_MANY", "nodes": "0"}),
-            "prefer (many):0",
-        ),
-        (
-            json!({"mode": "MPOL_WEIGHTED_INTERLEAVE", "nodes": "0"}),
-            "weighted interleave:0",
-        ),
-        (
-            json!({"mode": "MPOL_BIND", "nodes": "0,7", "flags": ["MPOL_F_STATIC_NODES"]}),
-            "bind=static:0",
-        ),
-        (
-            json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_RELATIVE_NODES"]}),
-            "bind=relative:0",
-        ),
-        (
-            json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_NUMA_BALANCING"]}),
-            "bind=balancing:0",
-        ),
-    ] {
-        let maps = memory_policy(&policy).ok();
-        assert!(!maps.is_empty());
-        for line in maps.lines() {
-            let told = line.split_once(' ').unwrap().1;
-            assert!(told.starts_with(wanted), "{policy}: {line}");
-        }
-    }
-}
-
-#[test]
-fn a_memory_node_that_is_not_there_is_an_error() {
-    lodger_only!("refusing memory nodes that are not there");
-    if !has_numa() {
-        skip!("this kernel has no NUMA");
-    }
-    let bind = |nodes| json!({"mode": "MPOL_BIND", "nodes": nodes});
-    memory_policy(&bind("900")).fails(
-        1,
-        "cannot set MPOL_BIND (/linux/memoryPolicy)\n  caused by: set_mempolicy(",
-    );
-    memory_policy(&bind("0,900-901"))
-        .fails(1, "memory nodes 900-901 are not there, or not allowed");
-}
-
-#[test]
-fn exec_has_the_memory_policy_of_the_container() {
-    lodger_only!("linux.memoryPolicy, among peers of this age,");
-    if !has_numa() {
-        skip!("this kernel has no NUMA");
-    }
-    let mut fixture = Fixture::new();
-    fixture.config["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "0"});
-    fixture.sleeping("c");
-    let maps = fixture
-        .bare(&["exec", "c", "cat", "/proc/self/numa_maps"])
-        .ok();
-    assert!(maps.lines().all(|line| line.contains(" bind:0")), "{maps}");
-}
-
-#[test]
-fn the_execution_domain() {
-    peer_differs!("runc", "1.1 ignores linux.personality in silence");
-    let machine = rustix::system::uname();
-    let machine = machine.machine().to_str().unwrap();
-    if machine != "x86_64" {
-        skip!("what uname(2) says under LINUX32 is known for x86_64 only");
-    }
-    for (domain, wanted) in [("LINUX", "x86_64\n"), ("LINUX32", "i686\n")] {
-        let mut fixture = Fixture::new();
-        fixture.config["linux"]["personality"] = json!({"domain": domain});
-        fixture.args(&["uname", "-m"]);
-        assert_eq!(fixture.run().ok(), wanted);
-        fixture.sleeping("e");
-        let joined = fixture.bare(&["exec", "e", "uname", "-m"]);
-        assert_eq!(joined.ok(), wanted, "exec");
-    }
-}
-
-/// `setarch -R` of the caller takes address space randomisation away; a domain of the config gives it back.
-#[test]
-fn the_execution_domain_takes_the_callers_flags_away() {
-    lodger_only!("personality(2) without flags, among peers of this age,");
-    let mut fixture = Fixture::new();
-    fixture.config["linux"]["personality"] = json!({"domain": "LINUX"});
-    fixture.args(&["cat", "/proc/self/personality"]);
-    fixture.write_config();
-    let run = fixture.command(&["run", "c"]);
-    let mut command = std::process::Command::new("setarch");
-    command
-        .arg("-R")
-        .arg(run.get_program())
-        .args(run.get_args())
-        .current_dir(fixture.bundle());
-    let ran = crate::harness::spawn(&mut command, b"").wait();
-    assert_eq!(ran.ok(), "00000000\n");
-}
-
-#[test]
-fn flags_of_a_personality_are_refused() {
-    peer_differs!("runc", "1.1 ignores linux.personality in silence");
-    peer_differs!("crun", "1.8.1 ignores the flags of linux.personality");
-    let mut fixture = Fixture::new();
-    fixture.config["linux"]["personality"] =
-        json!({"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]});
-    fixture.run().fails(
-        1,
-        "/linux/personality/flags/0: \"ADDR_NO_RANDOMIZE\": the specification has no flags of a personality",
-    );
-}
-
 #[test]
 fn the_oom_score_of_a_process_that_joins_is_not_the_runtimes() {
+    peer_differs!(
+        "crun",
+        "1.8.1 runs exec without the oomScoreAdj of the config"
+    );
     let mut fixture = asking(&[("oomScoreAdj", json!(321))]);
     fixture.sleeping("c");
     let script = "cat /proc/self/oom_score_adj; exec sleep 600";
