@@ -182,6 +182,29 @@ fn the_first_rule_without_conditions_counts() {
     assert!(ran.err.contains(text), "{ran:#?}");
 }
 
+/// The kernel looks at 32 bits of an ioctl's number, a filter at 64: a rule can leave the upper half out.
+#[test]
+fn cve_2019_10063_an_ioctl_is_not_let_through_by_its_upper_half() {
+    let mut seccomp = blocking(&["ioctl"], "SCMP_ACT_ERRNO");
+    let low = u64::from(u32::MAX);
+    let mask =
+        json!([{"index": 1, "value": low, "valueTwo": libc::TIOCSTI, "op": "SCMP_CMP_MASKED_EQ"}]);
+    seccomp["syscalls"][0]["args"] = mask;
+    for number in [
+        libc::TIOCSTI,
+        libc::TIOCSTI | 1 << 32,
+        libc::TIOCSTI | 0xabcd << 40,
+    ] {
+        let mut fixture = filtered(seccomp.clone());
+        let (ioctl, number) = (libc::SYS_ioctl.to_string(), number.to_string());
+        fixture.args(&["/agent", "call", &ioctl, "99", &number, "x"]);
+        assert_eq!(fixture.run().ok(), "errno 1\n", "{number}");
+        // Another one comes to the kernel: there is no such file.
+        fixture.args(&["/agent", "call", &ioctl, "99", "1", "x"]);
+        assert_eq!(fixture.run().ok(), "errno 9\n");
+    }
+}
+
 /// What of its privileges a process sees of itself.
 const STATUS: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status";
 
