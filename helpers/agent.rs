@@ -82,7 +82,9 @@ fn int80(_: i64) -> Result<i64, i32> {
 }
 
 fn serve(socket: &Path, directory: &str, answer: &str) {
-    let listener = UnixListener::bind(socket).unwrap();
+    // Whoever finds the socket finds it listening.
+    let listener = UnixListener::bind(socket.with_extension("new")).unwrap();
+    fs::rename(socket.with_extension("new"), socket).unwrap();
     let mut answerers = Vec::new();
     for (n, stream) in listener.incoming().enumerate() {
         let (state, notify) = receive(&stream.unwrap());

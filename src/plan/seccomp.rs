@@ -1,7 +1,6 @@
 //! The system call filter: what config-linux.md ("Seccomp") asks for, in plain terms. Numbers of calls are looked up
 //! where it is compiled (`crate::seccomp`): they are this machine's.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
@@ -131,13 +130,12 @@ pub struct SeccompListener {
     pub metadata: String,
 }
 
-/// Plans `linux.seccomp`, which was checked by `bundle::seccomp`. What libseccomp would pass over is a note.
+/// Plans `linux.seccomp`, which was checked by `bundle::seccomp`. What is done otherwise than it reads is a note.
 pub fn seccomp(linux: Option<&Linux>, notes: &mut Vec<Note>) -> Option<Seccomp> {
     let asked = linux?.seccomp().as_ref()?;
     let rules = rules(asked);
     note_alternatives(&rules, notes);
     let default_action = action(asked.default_action(), asked.default_errno_ret());
-    note_overruled(&rules, default_action, notes);
     let notifies = rules
         .iter()
         .any(|rule| rule.action == SeccompAction::Notify);
@@ -236,7 +234,8 @@ impl SeccompRule {
         })
     }
 
-    fn pointer(&self) -> String {
+    /// The JSON pointer to it.
+    pub fn pointer(&self) -> String {
         format!("/linux/seccomp/syscalls/{}", self.index)
     }
 }
@@ -247,42 +246,6 @@ fn note_alternatives(rules: &[SeccompRule], notes: &mut Vec<Note>) {
             format!("{}/args", rule.pointer()),
             "two conditions are about the same argument: the rule holds where any one of its conditions does, as other runtimes have it",
             "give each condition a rule of its own; two that must both hold cannot be had, but SCMP_CMP_MASKED_EQ compares several bits",
-        ));
-    }
-}
-
-/// Of several rules for one call, libseccomp keeps the first that has no conditions, and passes over the rest. It has no
-/// rules with the default action.
-fn note_overruled(rules: &[SeccompRule], default: SeccompAction, notes: &mut Vec<Note>) {
-    let mut decided: HashMap<&str, &SeccompRule> = HashMap::new();
-    let decides = |rule: &&SeccompRule| rule.conditions.is_empty() && rule.action != default;
-    for rule in rules.iter().filter(decides) {
-        for name in &rule.names {
-            decided.entry(name).or_insert(rule);
-        }
-    }
-    for rule in rules {
-        let overruled = |name: &&String| {
-            let by = decided.get(name.as_str());
-            by.is_some_and(|by| by.action != rule.action)
-        };
-        let names: Vec<&str> = rule
-            .names
-            .iter()
-            .filter(overruled)
-            .map(|name| &**name)
-            .collect();
-        let Some(by) = names.first().and_then(|name| decided.get(name)) else {
-            continue;
-        };
-        notes.push(Note::new(
-            rule.pointer(),
-            format!(
-                "without effect for {}: {} is for every such call, and has another action",
-                names.join(", "),
-                by.pointer()
-            ),
-            "keep one of the two rules; the first one without conditions counts",
         ));
     }
 }

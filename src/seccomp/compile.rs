@@ -1,5 +1,7 @@
 //! Compiling: numbers for names, libseccomp's program for the rules, the prologue before it.
 
+use std::collections::HashMap;
+
 use super::arch::{Architecture, architectures};
 use super::bpf::{self, Call};
 use super::prologue::{ENOSYS, NewerRule, Part, prologue};
@@ -19,6 +21,7 @@ pub fn compile(plan: &Seccomp) -> Result<Vec<Instruction>, Vec<Problem>> {
     let mut parts: Vec<Part> = archs.iter().map(|arch| part(plan, *arch)).collect();
     let mut problems = Vec::new();
     let mut newer = Vec::new();
+    log_overruled(plan);
     let rules = begin(plan, &archs).map_err(|problem| vec![problem])?;
     for rule in plan
         .rules
@@ -26,7 +29,7 @@ pub fn compile(plan: &Seccomp) -> Result<Vec<Instruction>, Vec<Problem>> {
         .filter(|r| r.action != plan.default_action)
     {
         for (n, name) in rule.names.iter().enumerate() {
-            let pointer = format!("/linux/seccomp/syscalls/{}/names/{n}", rule.index);
+            let pointer = format!("{}/names/{n}", rule.pointer());
             match add(&rules, plan, rule, name, &mut newer) {
                 Ok(()) => {}
                 Err(message) => problems.push(Problem::new(pointer, message)),
@@ -63,6 +66,35 @@ fn begin(plan: &Seccomp, archs: &[Architecture]) -> Result<Rules, Problem> {
         })?;
     }
     Ok(rules)
+}
+
+/// Of several rules for one call, libseccomp keeps the first that has no conditions, and passes over the rest; it has no
+/// rules with the default action. No note: podman's own profile has a dozen of them.
+fn log_overruled(plan: &Seccomp) {
+    let mut decided: HashMap<&str, &SeccompRule> = HashMap::new();
+    let decides =
+        |rule: &&SeccompRule| rule.conditions.is_empty() && rule.action != plan.default_action;
+    for rule in plan.rules.iter().filter(decides) {
+        for name in &rule.names {
+            decided.entry(name).or_insert(rule);
+        }
+    }
+    for rule in &plan.rules {
+        for name in &rule.names {
+            if let Some(by) = decided
+                .get(name.as_str())
+                .filter(|by| by.action != rule.action)
+            {
+                let (pointer, by) = (rule.pointer(), by.pointer());
+                tracing::debug!(
+                    pointer,
+                    by,
+                    name,
+                    "overruled: another rule is for every such call"
+                );
+            }
+        }
+    }
 }
 
 /// Adds one name of a rule; what is wrong with it otherwise.
@@ -130,8 +162,11 @@ fn add_newer(number: u32, rule: &SeccompRule, later: &mut Vec<NewerRule>) {
 /// does not have it; the other way round the rule would be gone.
 fn unknown(plan: &Seccomp, rule: &SeccompRule, name: &str) -> Result<(), String> {
     if leniency(rule.action) > leniency(plan.default_action) {
-        let pointer = format!("/linux/seccomp/syscalls/{}", rule.index);
-        tracing::debug!(pointer, name, "no such system call is known: passed over");
+        tracing::debug!(
+            pointer = rule.pointer(),
+            name,
+            "no such system call is known: passed over"
+        );
         return Ok(());
     }
     let (major, minor, micro) = sys::seccomp::version();

@@ -13,6 +13,9 @@
 //! debug log. The call is refused then, as by a kernel that does not have it. Where the rule is as strict or stricter, it
 //! cannot be enforced, and the config is refused.
 //!
+//! Of several rules for one call the first without conditions counts, as libseccomp has it and so every runtime: whatever
+//! the others say, podman's own profile relies on it. The debug log tells of rules that are overruled.
+//!
 //! The filter is loaded by init as the very last thing before execve(2), `start` and its hooks included: no call of ours
 //! is subject to it. Without no_new_privs that takes CAP_SYS_ADMIN, which init keeps among its permitted capabilities,
 //! and nowhere else, until then; execve(2) computes the program's own sets without regard to it (capabilities(7)).

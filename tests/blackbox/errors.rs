@@ -256,11 +256,6 @@ fn unsupported_values() -> Vec<(&'static str, Value, &'static str)> {
         ("/hooks", json!({"prestart": hook}), "/hooks/prestart"),
         ("/hooks", json!({"poststop": hook}), "/hooks/poststop"),
         (
-            "/linux/seccomp",
-            json!({"defaultAction": "SCMP_ACT_ALLOW"}),
-            "/linux/seccomp",
-        ),
-        (
             "/linux/resources",
             json!({"memory": {"limit": 1_000_000}}),
             "/linux/resources/memory",

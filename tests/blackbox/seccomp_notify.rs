@@ -1,6 +1,7 @@
 //! SCMP_ACT_NOTIFY: the agent gets the listener and the state, and answers for the kernel.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -218,7 +219,6 @@ fn an_exec_without_the_agent_fails() {
 fn after_the_end_of_its_agent_a_call_does_not_exist() {
     let mut fixture = notifying(&["mkdirat"]);
     let call = mkdirat().join(" ");
-    fixture.sh(&format!("read x; {call} >/tmp/told"));
     let agent = Agent::serve(&fixture, "value=0");
     let fifo = fixture.path("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -227,18 +227,15 @@ fn after_the_end_of_its_agent_a_call_does_not_exist() {
     );
     fixture.sh(&format!("read x </fifo; {call}"));
     let running = fixture.background(&["run", "c"], b"");
-    fixture_runs(&fixture);
+    // The program is run once the agent has this.
+    agent.state(0);
     agent.running.signal("KILL");
     agent.running.wait().exits(128 + libc::SIGKILL);
-    fs::write(&fifo, "go\n").unwrap();
+    // Open both ways, so that nobody has to be there yet.
+    let mut both = fs::OpenOptions::new();
+    let mut both = both.read(true).write(true).open(&fifo).unwrap();
+    both.write_all(b"go\n").unwrap();
     assert_eq!(running.wait().ok(), "errno 38\n");
-}
-
-fn fixture_runs(fixture: &Fixture) {
-    wait_for("c to run", || {
-        let ran = fixture.bare(&["state", "c"]);
-        ran.out.contains("\"running\"").then_some(())
-    });
 }
 
 #[test]
