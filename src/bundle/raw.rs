@@ -10,13 +10,23 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("/process", &["cwd"]),
     ("/mounts/*", &["destination"]),
     ("/process/rlimits/*", &["type", "soft", "hard"]),
+    ("/hooks/prestart/*", &["path"]),
+    ("/hooks/createRuntime/*", &["path"]),
+    ("/hooks/createContainer/*", &["path"]),
+    ("/hooks/startContainer/*", &["path"]),
+    ("/hooks/poststart/*", &["path"]),
+    ("/hooks/poststop/*", &["path"]),
     ("/linux/namespaces/*", &["type"]),
     ("/linux/uidMappings/*", &["containerID", "hostID", "size"]),
     ("/linux/gidMappings/*", &["containerID", "hostID", "size"]),
 ];
 
 /// What takes the place of a member that was refused, so that the typed form shows the other problems.
-const PLACEHOLDERS: &[(&str, &str)] = &[("cwd", "/"), ("destination", "/missing")];
+const PLACEHOLDERS: &[(&str, &str)] = &[
+    ("cwd", "/"),
+    ("destination", "/missing"),
+    ("path", "/missing"),
+];
 
 /// Lists in which no two elements have the same `type`.
 const UNIQUE: &[&str] = &["/process/rlimits", "/linux/namespaces"];

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use super::exit_file::ExitFile;
 use super::io::{Front, Io};
 use super::{Global, protect};
+use crate::bundle::{Bundle, may_have_hooks};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::Manner;
 use crate::log::Log;
 use crate::plan::{self, CapabilitySet, Note, Plan, Process};
-use crate::spawn::{Creation, Made, Until, wait_in_foreground};
+use crate::spawn::{Creation, Made, Poststop, Runner, Until, wait_in_foreground};
 use crate::state::{Entry, Store, check_id};
 use crate::{sys, userns};
 
@@ -116,7 +117,9 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
         store,
         entry,
         front,
+        after,
     } = make(global, &args.common, Until::Foreground)?;
+    let after = after.filter(|_| !args.keep);
     log.notes(&made.notes);
     entry.unlock()?;
     let relay = front.show(made.console)?;
@@ -129,6 +132,9 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
         }
         if !args.keep {
             store.remove(&entry)?;
+            if let Some((runner, poststop)) = after {
+                log.notes(&poststop.run(&runner));
+            }
         }
     }
     told.map(|()| ended.exit.shell_code())
@@ -140,7 +146,11 @@ struct Making {
     store: Store,
     entry: Entry,
     front: Front,
+    after: Option<After>,
 }
+
+/// What is to be run once the container is removed, and by whom.
+type After = (Runner, Poststop);
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(&common.id)?;
@@ -148,11 +158,15 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
-    // The helpers work while the config is read.
+    let (directory, config) = super::spec::read_bundle(&common.bundle, common.config.as_deref())?;
+    // Hooks are run by one who has stayed where the caller is.
+    let runner = may_have_hooks(&config).then(Runner::begin).transpose()?;
+    // The helpers work while the config is parsed.
     let outer = plan::idmap::outer(&facts);
     tracing::debug!(state = ?store.path(), ?outer, "entering the outer user namespace");
     let entering = userns::begin(&outer, &store)?;
-    let mut bundle = super::spec::open_bundle(&common.bundle, common.config.as_deref())?;
+    let mut bundle =
+        Bundle::parse(directory, config).map_err(|error| super::spec::explain(&error))?;
     if common.tty {
         bundle.give_terminal();
     }
@@ -185,15 +199,21 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         entry: &entry,
         outlets,
         until,
+        runner: runner.as_ref(),
     };
-    match creation.make(entering) {
+    let poststop = Poststop::new(&plan.hooks.poststop, creation.told())?;
+    let made = creation.make(entering);
+    let after = runner.zip(poststop);
+    match made {
         Ok(made) => Ok(Making {
             made,
             store,
+            // Who returns leaves them to `delete`.
+            after: after.filter(|_| !detached),
             entry,
             front,
         }),
-        Err(error) => Err(undone(&store, &entry, error)),
+        Err(error) => Err(undone(&store, &entry, after, error)),
     }
 }
 
@@ -218,10 +238,14 @@ fn without_pivot(plan: &Plan) -> Result<Note> {
 }
 
 /// Removes the state of a container that could not be made; a second failure is part of the one error.
-fn undone(store: &Store, entry: &Entry, error: Error) -> Error {
+fn undone(store: &Store, entry: &Entry, after: Option<After>, error: Error) -> Error {
     let error = error.within(format!("cannot create container {:?}", entry.id()));
-    match store.remove(entry) {
+    let error = match store.remove(entry) {
         Ok(()) => error,
         Err(left) => error.hint(left.message()),
-    }
+    };
+    let failed = after.map_or_else(Vec::new, |(runner, poststop)| poststop.run(&runner));
+    failed
+        .into_iter()
+        .fold(error, |error, note| error.hint(note.reason))
 }

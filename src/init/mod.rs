@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::error::{Doing, Error, Result};
 use crate::plan::idmap::maps_id;
 use crate::plan::{IdMapping, Namespace, Note, Plan, Process, UserNamespace};
+use crate::spawn::hook::Told;
 use crate::spawn::line::{Failure, InitEnd, Order, Report};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
@@ -19,6 +20,7 @@ use crate::sys::memory::SharedByte;
 mod beneath;
 mod console;
 mod devices;
+mod hooks;
 mod mounts;
 mod passwd;
 mod paths;
@@ -40,6 +42,8 @@ pub enum Stage {
     Mounts,
     /// Binding devices.
     Devices,
+    /// Waiting for the hooks before the root is changed, or running some of them.
+    Hooks,
     /// Masking paths and making them read-only.
     Paths,
     /// Changing the root.
@@ -53,11 +57,12 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::IdMaps,
         Self::Sources,
         Self::Mounts,
         Self::Devices,
+        Self::Hooks,
         Self::Paths,
         Self::Pivot,
         Self::Privileges,
@@ -77,6 +82,7 @@ impl Stage {
             Self::Sources => "opening the sources of the mounts",
             Self::Mounts => "mounting",
             Self::Devices => "binding devices",
+            Self::Hooks => "waiting for hooks",
             Self::Paths => "masking paths",
             Self::Pivot => "changing the root",
             Self::Privileges => "setting ids, capabilities and limits",
@@ -121,19 +127,26 @@ pub struct Init<'a> {
     pub gate: Option<OwnedFd>,
     /// Where the stage is written.
     pub stage: &'a SharedByte,
+    /// What its hooks are told.
+    pub told: Told<'a>,
 }
+
+/// The program, ready to be run, and what `startContainer` hooks read, if there are some.
+type Prepared = (Program, Option<OwnedFd>);
 
 impl Init<'_> {
     /// Sets up the container and becomes its program.
     pub fn run(self) -> ! {
         let error = match self.set_up() {
             Ok(None) => sys::process::exit_now(1),
-            Ok(Some(program)) => match self.wait_for_start() {
+            Ok(Some((program, state))) => match self.wait_for_start() {
                 Ok(None) => sys::process::exit_now(1),
                 Ok(Some((from_gate, die_with_runtime))) => {
+                    let line = from_gate.as_ref().unwrap_or(&self.line);
+                    self.run_last_hooks(&program, state, line);
                     self.enter(Stage::Exec);
                     let error = start(&program, die_with_runtime);
-                    give_up(from_gate.as_ref().unwrap_or(&self.line), &error)
+                    give_up(line, &error)
                 }
                 Err(error) => error,
             },
@@ -147,7 +160,7 @@ impl Init<'_> {
     }
 
     /// Everything up to the program; `None` when the runtime went away.
-    fn set_up(&self) -> Result<Option<Program>> {
+    fn set_up(&self) -> Result<Option<Prepared>> {
         let mut kept = vec![self.line.as_fd()];
         kept.extend(self.gate.as_ref().map(AsFd::as_fd));
         let own = sys::fd::FIRST + self.manner.preserved.count;
@@ -181,6 +194,8 @@ impl Init<'_> {
         join_keyring(self.manner, &self.line)?;
 
         self.enter(Stage::Privileges);
+        let state = self.state_for_last_hooks()?;
+        kept.extend(state.as_ref().map(AsFd::as_fd));
         let preserved = &self.manner.preserved;
         let program = Program::prepare(&plan.process, preserved, &kept, Some(umask))?;
         // The change of uid has cleared it again. Whoever dies before this line is noticed at the next order.
@@ -188,7 +203,7 @@ impl Init<'_> {
         self.line
             .send(&Report::Ready)
             .doing(|| "cannot report to the runtime".to_owned())?;
-        Ok(Some(program))
+        Ok(Some((program, state)))
     }
 
     /// Mounts, devices, masks; at the end the root is changed and nothing of the host is in reach. Returns the terminal,
@@ -204,6 +219,7 @@ impl Init<'_> {
         let terminal = self.make_terminal(&root)?;
         root.make_dir_if_missing(&plan.process.cwd)
             .map_err(|e| e.within("cannot prepare the working directory"))?;
+        self.run_first_hooks()?;
         for mount in &late {
             mount.make_readonly()?;
         }
@@ -355,11 +371,10 @@ fn protocol(error: crate::spawn::line::ProtocolError) -> Error {
 
 /// Reports the error over the line and ends; if the runtime is gone there is nobody to tell.
 fn give_up(line: &InitEnd, error: &Error) -> ! {
-    let failure = Failure {
-        what: error.what().to_owned(),
-        cause: error.cause(),
-        hint: error.hints(),
-    };
+    give_up_with(line, Failure::of(error))
+}
+
+fn give_up_with(line: &InitEnd, failure: Failure) -> ! {
     let _nobody_to_tell = line.send(&Report::Failed(failure));
     sys::process::exit_now(1)
 }

@@ -68,6 +68,11 @@ impl Program {
         })
     }
 
+    /// Its environment.
+    pub(super) fn env(&self) -> &[CString] {
+        &self.env
+    }
+
     /// Becomes the program; returns only on failure.
     pub(super) fn exec(&self) -> Error {
         sys::signal::reset_actions();

@@ -8,8 +8,8 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 use super::idmap::{self, ConfigMaps};
 use super::mounts::{self, Context, clean};
 use super::{
-    Device, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Root, UserNamespace,
-    namespaces, process, sysctl,
+    Device, Hooks, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Root,
+    UserNamespace, namespaces, process, sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
 use crate::host::HostFacts;
@@ -91,6 +91,7 @@ impl Plan {
                 hostname: named(spec.hostname()),
                 domainname: named(spec.domainname()),
                 process,
+                hooks: Hooks::of(spec),
                 annotations,
                 notes,
                 namespaces,

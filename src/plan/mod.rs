@@ -39,6 +39,9 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The container's process.
     pub process: Process,
+    /// Programs of the caller's to run on the way.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
     /// The config's annotations, for `state`.
     pub annotations: BTreeMap<String, String>,
     /// What is adapted, and why: shown once at `create`.
@@ -360,6 +363,7 @@ pub struct Rlimit {
 
 mod capability;
 mod compute;
+mod hooks;
 pub mod idmap;
 mod mounts;
 mod namespaces;
@@ -368,6 +372,7 @@ mod process;
 mod sysctl;
 
 pub use capability::CapabilitySet;
+pub use hooks::{Hook, Hooks};
 pub use namespaces::NAMESPACES;
 pub use options::known as mount_options;
 pub(crate) use process::RESOURCES;

@@ -8,9 +8,10 @@ use std::time::SystemTime;
 use crate::bundle::Bundle;
 use crate::error::{Doing, Error, Result};
 use crate::init::{Init, Manner, Stage};
-use crate::plan::{Namespace, Note, Plan, UserNamespace};
+use crate::plan::{Hook, Namespace, Note, Plan, UserNamespace};
 use crate::state::{
-    Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, UserNamespaceRecord, boot_id,
+    Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, Status, UserNamespaceRecord,
+    boot_id,
 };
 use crate::sys;
 use crate::sys::memory::SharedByte;
@@ -21,6 +22,8 @@ use crate::userns::{self, Entering};
 mod exec;
 mod foreground;
 mod handover;
+pub mod hook;
+mod hooks;
 mod host_terminal;
 pub mod line;
 mod nameless;
@@ -30,10 +33,12 @@ mod whole_file;
 pub use exec::{Joining, Member, exec};
 pub use foreground::wait as wait_in_foreground;
 pub use handover::Receiver;
+pub use hooks::{Poststop, Runner};
 pub use host_terminal::HostTerminal;
 pub use relay::Relay;
 pub use whole_file::WholeFile;
 
+use hook::Told;
 use line::{Failure, Handshake, Next, Order, Phase, ProtocolError, RuntimeEnd};
 
 /// What is done with the container once it is set up.
@@ -64,6 +69,8 @@ pub struct Creation<'a> {
     pub outlets: Outlets,
     /// How far to go.
     pub until: Until,
+    /// Who runs hooks in the caller's namespaces; needed only where the plan has some.
+    pub runner: Option<&'a Runner>,
 }
 
 /// Where the caller wants to be told of a new process.
@@ -158,6 +165,7 @@ impl Creation<'_> {
                     line,
                     gate,
                     stage,
+                    told: self.told(),
                 }
                 .run()
             }
@@ -195,6 +203,12 @@ impl Creation<'_> {
         self.entry.write_config(&self.bundle.config)?;
         let mut record = self.record(child, outer, mark)?;
         self.entry.draft_record(&record)?;
+        if self.plan.hooks.has_any_before_root() {
+            wait_for(Phase::Mounting, line, &mut heard)?;
+            let hooks = self.plan.hooks.runtime_before_root();
+            self.run_hooks(hooks, Status::Creating, child)?;
+            order(line, Order::HooksDone)?;
+        }
         wait_for(Phase::SettingUp, line, &mut heard)?;
         tracing::debug!(notes = heard.notes.len(), "the container is set up");
         if heard.notes.len() > record.notes.len() {
@@ -212,10 +226,39 @@ impl Creation<'_> {
                 let die_with_runtime = self.until == Until::Foreground;
                 order(line, Order::Exec { die_with_runtime })?;
                 wait_for(Phase::Starting, line, &mut heard)?;
+                self.run_hooks(&self.plan.hooks.poststart, Status::Running, child)?;
             }
         }
         self.outlets.tell(child, "standard")?;
         Ok(heard)
+    }
+
+    /// Runs hooks in the caller's namespaces.
+    fn run_hooks<'h>(
+        &self,
+        hooks: impl IntoIterator<Item = &'h Hook>,
+        status: Status,
+        child: &Child,
+    ) -> Result<()> {
+        let mut hooks = hooks.into_iter().peekable();
+        if hooks.peek().is_none() {
+            return Ok(());
+        }
+        let runner = self
+            .runner
+            .ok_or_else(|| Error::new("there is nobody to run the hooks"))?;
+        let state = self.told().text(status, Some(child.pid))?;
+        runner.run(hooks, &state, &self.bundle.directory)
+    }
+
+    /// What hooks are told of the container.
+    pub fn told(&self) -> Told<'_> {
+        Told {
+            oci_version: self.bundle.spec.version(),
+            id: self.entry.id(),
+            bundle: &self.bundle.directory,
+            annotations: &self.plan.annotations,
+        }
     }
 
     /// What to remember of the container, with the notes of the plan.
@@ -252,6 +295,7 @@ impl Creation<'_> {
             keyring: self.manner.keyring.clone(),
             no_pivot: self.manner.no_pivot,
             user_namespace,
+            hooks: self.plan.hooks.for_later(),
             mark,
             notes: self.plan.notes.clone(),
         })
@@ -277,17 +321,35 @@ fn clone_flags(plan: &Plan) -> u32 {
     })
 }
 
+/// A program that was not run.
+#[derive(Debug)]
+pub struct NotStarted {
+    /// Why.
+    pub error: Error,
+    /// Whether a hook failed, and the container is to be removed.
+    pub by_hook: bool,
+}
+
+impl From<Error> for NotStarted {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            by_hook: false,
+        }
+    }
+}
+
 /// Runs the program of a container that was created (runtime.md, "start"). `record` is its own.
-pub fn start(entry: &Entry, record: &Record) -> Result<()> {
+pub fn start(entry: &Entry, record: &Record) -> std::result::Result<(), NotStarted> {
     let what = || "cannot reach the container's init".to_owned();
     let connection = match sys::socket::connect(entry.directory(), GATE) {
         Err(error) if error.is(nix::libc::ECONNREFUSED) => {
             if !record.process.is_alive(&record.boot_id) {
-                return Err(Error::new("cannot start a container that has stopped"));
+                return Err(Error::new("cannot start a container that has stopped").into());
             }
             // A `start` before this one was killed after it had done its work.
             entry.remove_gate()?;
-            return Err(Error::new("cannot start an already running container"));
+            return Err(Error::new("cannot start an already running container").into());
         }
         connected => RuntimeEnd::over(connected.doing(what)?),
     };
@@ -296,8 +358,11 @@ pub fn start(entry: &Entry, record: &Record) -> Result<()> {
     };
     connection.send(exec).doing(what)?;
     let outcome = wait_for(Phase::Starting, &connection, &mut Heard::default());
-    outcome.map_err(|problem| problem.explain(None))?;
-    entry.remove_gate()
+    outcome.map_err(|problem| NotStarted {
+        by_hook: matches!(&problem, Problem::Init(failure) if failure.by_hook),
+        error: problem.explain(None),
+    })?;
+    Ok(entry.remove_gate()?)
 }
 
 /// Why the conversation with init ended.

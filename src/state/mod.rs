@@ -13,6 +13,7 @@ use crate::error::{Doing, Error, Result};
 use crate::sys;
 
 mod directory;
+mod holder;
 mod members;
 mod process;
 mod record;
@@ -272,7 +273,10 @@ impl Entry {
 
     /// As [`Entry::lock`]; whether the container is still there.
     pub fn lock_if_there(&self) -> Result<bool> {
-        self.flock(FlockOperation::LockExclusive)?;
+        if !self.try_lock()? {
+            holder::refuse_ancestor(&self.fd, &self.id)?;
+            self.flock(FlockOperation::LockExclusive)?;
+        }
         Ok(!self.is_removed()?)
     }
 
@@ -383,6 +387,12 @@ impl Entry {
                     self.id
                 ))),
         }
+    }
+
+    /// The record that `create` has written but not published, as far as it came: its container is not complete.
+    pub fn draft(&self) -> Option<Record> {
+        let text = sys::path::read_regular_at(&self.fd, Path::new(RECORD_DRAFT), MAX_FILE).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// The container's init, if it is alive and a record that cannot be read still tells of it. As in [`Entry::record`],
