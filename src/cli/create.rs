@@ -11,6 +11,7 @@ use crate::host::HostFacts;
 use crate::init::Manner;
 use crate::log::Log;
 use crate::plan::{self, CapabilitySet, Note, Plan, Process};
+use crate::spawn::notify::{self, Notifier};
 use crate::spawn::{Creation, Made, Poststop, Runner, Until, wait_in_foreground};
 use crate::state::{Entry, Store, check_id};
 use crate::{sys, userns};
@@ -107,6 +108,12 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
     if args.detach {
         let making = make(global, &args.common, Until::Detached)?;
         log.notes(&making.made.notes);
+        if let Some(notifier) = making.notifier {
+            // Whoever waits for what may never come keeps nobody from the container.
+            making.entry.unlock()?;
+            let child = &making.made.child;
+            log.notes(notifier.wait_ready(child.pid, &child.pidfd)?.as_slice());
+        }
         return Ok(0);
     }
     let exit_file = args.exit_file.as_deref().map(ExitFile::prepare);
@@ -118,12 +125,20 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
         entry,
         front,
         after,
+        notifier,
     } = make(global, &args.common, Until::Foreground)?;
     let after = after.filter(|_| !args.keep);
     log.notes(&made.notes);
+    log.notes(
+        notifier
+            .iter()
+            .filter_map(Notifier::complaint)
+            .collect::<Vec<_>>()
+            .as_slice(),
+    );
     entry.unlock()?;
     let relay = front.show(made.console)?;
-    let ended = wait_in_foreground(&made.child, relay)?;
+    let ended = wait_in_foreground(&made.child, relay, notifier.as_ref())?;
     let told = exit_file.map_or(Ok(()), |file| file.write(ended));
     // Somebody else's `delete` may have been faster.
     if (made.may_leave_others || !args.keep) && entry.lock_if_there()? {
@@ -147,6 +162,7 @@ struct Making {
     entry: Entry,
     front: Front,
     after: Option<After>,
+    notifier: Option<Notifier>,
 }
 
 /// What is to be run once the container is removed, and by whom.
@@ -183,6 +199,11 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let entry = store
         .create(&common.id)
         .map_err(|e| e.within(format!("cannot create container {:?}", common.id)))?;
+    let notify = notify::is_wanted();
+    let notifier = match prepare_notify(&store, &entry, &mut plan, until) {
+        Ok(notifier) => notifier,
+        Err(error) => return Err(undone(&store, &entry, None, error)),
+    };
     let manner = Manner {
         keyring: (!common.no_new_keyring).then(|| format!("_ses.{}", common.id)),
         preserved,
@@ -199,6 +220,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         entry: &entry,
         outlets,
         until,
+        notify,
         runner: runner.as_ref(),
     };
     let poststop = Poststop::new(&plan.hooks.poststop, creation.told())?;
@@ -212,8 +234,27 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
             after: after.filter(|_| !detached),
             entry,
             front,
+            notifier,
         }),
         Err(error) => Err(undone(&store, &entry, after, error)),
+    }
+}
+
+/// Gives the program a socket to tell of itself on, if the caller's manager wants to know (NOTIFY_SOCKET). `start` listens on
+/// that of a container that it is to start.
+fn prepare_notify(
+    store: &Store,
+    entry: &Entry,
+    plan: &mut Plan,
+    until: Until,
+) -> Result<Option<Notifier>> {
+    if !notify::is_wanted() {
+        return Ok(None);
+    }
+    plan.pass_notify_socket(store.make_notify_directory(entry)?);
+    match until {
+        Until::Created => Ok(None),
+        Until::Foreground | Until::Detached => Notifier::begin(entry).map(Some),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::Global;
 use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::spawn::notify::{self, Notifier};
 use crate::spawn::{NotStarted, Runner};
 use crate::state::{Entry, Record, Status, Store, check_id};
 
@@ -23,7 +25,7 @@ pub(crate) struct Args {
 }
 
 /// Does what `start` asks.
-pub(crate) fn start(global: &Global, args: &Args) -> Result<u8> {
+pub(crate) fn start(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let what = format!("cannot start container {:?}", args.id);
     let missing = || Error::new("container does not exist").within(&what);
     check_id(&args.id).map_err(|e| e.within(&what))?;
@@ -37,9 +39,8 @@ pub(crate) fn start(global: &Global, args: &Args) -> Result<u8> {
     );
     let refusal = match entry.status(&record) {
         Status::Created => {
-            return run(&store, &entry, &record)
-                .map(|()| 0)
-                .map_err(|e| e.within(what));
+            let started = run(&store, &entry, &record, log);
+            return started.map(|()| 0).map_err(|e| e.within(what));
         }
         Status::Running => "cannot start an already running container",
         Status::Stopped | Status::Creating => "cannot start a container that has stopped",
@@ -48,11 +49,25 @@ pub(crate) fn start(global: &Global, args: &Args) -> Result<u8> {
 }
 
 /// Runs the program and the `poststart` hooks; a container of which a hook fails is removed (runtime.md, "Lifecycle").
-fn run(store: &Store, entry: &Entry, record: &Record) -> Result<()> {
+fn run(store: &Store, entry: &Entry, record: &Record, log: &Log) -> Result<()> {
+    let notifier = (record.notify && notify::is_wanted()).then(|| Notifier::begin(entry));
+    let notifier = notifier.transpose()?;
+    let pidfd = match &notifier {
+        Some(_) => record.process.open(&record.boot_id)?,
+        None => None,
+    };
     let started = crate::spawn::start(entry, record);
     let failed = match started.map_err(|NotStarted { error, by_hook }| (error, by_hook)) {
         Ok(()) => match run_poststart(entry, record) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                if let Some((notifier, pidfd)) = notifier.zip(pidfd) {
+                    // Whoever waits for what may never come keeps nobody from the container.
+                    entry.unlock()?;
+                    let note = notifier.wait_ready(record.process.pid, &pidfd)?;
+                    log.notes(note.as_slice());
+                }
+                return Ok(());
+            }
             Err(error) => error,
         },
         Err((error, true)) => error,

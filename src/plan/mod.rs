@@ -367,6 +367,7 @@ mod hooks;
 pub mod idmap;
 mod mounts;
 mod namespaces;
+pub mod notify;
 mod options;
 mod process;
 mod sysctl;

@@ -27,6 +27,7 @@ mod hooks;
 mod host_terminal;
 pub mod line;
 mod nameless;
+pub mod notify;
 mod relay;
 mod whole_file;
 
@@ -69,6 +70,8 @@ pub struct Creation<'a> {
     pub outlets: Outlets,
     /// How far to go.
     pub until: Until,
+    /// Whether its program is told of a socket in the state directory (NOTIFY_SOCKET).
+    pub notify: bool,
     /// Who runs hooks in the caller's namespaces; needed only where the plan has some.
     pub runner: Option<&'a Runner>,
 }
@@ -296,6 +299,7 @@ impl Creation<'_> {
             no_pivot: self.manner.no_pivot,
             user_namespace,
             hooks: self.plan.hooks.for_later(),
+            notify: self.notify,
             mark,
             notes: self.plan.notes.clone(),
         })

@@ -15,6 +15,7 @@ use crate::sys;
 mod directory;
 mod holder;
 mod members;
+mod notify;
 mod process;
 mod record;
 mod status;
@@ -195,7 +196,7 @@ impl Store {
     fn clear(&self, entry: &Entry) -> Result<()> {
         let what = || format!("cannot clear the state of container {:?}", entry.id);
         for name in names(&entry.fd).doing(what)? {
-            unlink(&entry.fd, &name).doing(what)?;
+            notify::remove(&entry.fd, &name).doing(what)?;
         }
         Ok(())
     }

@@ -42,6 +42,9 @@ pub struct Record {
     /// The hooks that run after it was created.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
+    /// Whether its program is told of a socket in the state directory (NOTIFY_SOCKET).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub notify: bool,
     /// By which namespace its processes are known once its first one has ended; none where they end with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<NamespaceMark>,

@@ -39,6 +39,7 @@ mod lifecycle;
 mod logs;
 mod moments;
 mod nested;
+mod notify;
 mod output;
 mod process;
 mod ps;
