@@ -13,6 +13,12 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("/process/rlimits/*", &["type", "soft", "hard"]),
     ("/process/ioPriority", &["class", "priority"]),
     ("/linux/personality", &["domain"]),
+    ("/hooks/prestart/*", &["path"]),
+    ("/hooks/createRuntime/*", &["path"]),
+    ("/hooks/createContainer/*", &["path"]),
+    ("/hooks/startContainer/*", &["path"]),
+    ("/hooks/poststart/*", &["path"]),
+    ("/hooks/poststop/*", &["path"]),
     ("/linux/namespaces/*", &["type"]),
     ("/linux/uidMappings/*", &["containerID", "hostID", "size"]),
     ("/linux/gidMappings/*", &["containerID", "hostID", "size"]),
@@ -33,6 +39,7 @@ const PLACEHOLDERS: &[(&str, &str)] = &[
     ("op", seccomp::OPERATORS[0]),
     ("class", "IOPRIO_CLASS_BE"),
     ("domain", "LINUX"),
+    ("path", "/missing"),
 ];
 
 /// Lists in which no two elements have the same `type`.

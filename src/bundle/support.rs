@@ -11,12 +11,6 @@ use super::raw::visit;
 const REFUSED: &[&str] = &[
     "/mounts/*/uidMappings",
     "/mounts/*/gidMappings",
-    "/hooks/prestart",
-    "/hooks/createRuntime",
-    "/hooks/createContainer",
-    "/hooks/startContainer",
-    "/hooks/poststart",
-    "/hooks/poststop",
     "/linux/devices",
     "/linux/netDevices",
     "/linux/cgroupsPath",

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Root, Spec};
 
-use super::{Problem, attributes, pointer_token};
+use super::{Problem, attributes, hooks, pointer_token};
 
 /// The longest host name and domain name, in bytes (uts_namespaces(7), `__NEW_UTS_LEN`).
 const UTS_NAME_LIMIT: usize = 64;
@@ -38,6 +38,7 @@ pub(super) fn check(spec: &Spec) -> Vec<Problem> {
     }
     uts(spec, &mut problems);
     mounts(spec, &mut problems);
+    problems.0.extend(hooks::check(spec));
     for key in spec.annotations().iter().flatten().map(|(key, _)| key) {
         problems.add_if(key.is_empty(), "/annotations/", "a key must not be empty");
     }
@@ -113,15 +114,7 @@ fn process(process: &Process, problems: &mut Problems) {
     }
     absolute(process.cwd(), "/process/cwd", problems);
     let env = process.env().as_deref().unwrap_or_default();
-    for (index, entry) in env.iter().enumerate() {
-        let name = entry.split_once('=').map(|(name, _)| name);
-        let message = match name {
-            None => "is not of the form NAME=value",
-            Some("") => "has no name before the \"=\"",
-            Some(_) => continue,
-        };
-        problems.add(format!("/process/env/{index}"), message);
-    }
+    problems.0.extend(environment("/process/env", env));
     console_size(process, problems);
     rlimits(process, problems);
     let umask = process.user().umask().unwrap_or(0);
@@ -136,6 +129,19 @@ fn process(process: &Process, problems: &mut Problems) {
         "/process/oomScoreAdj",
         "is not within -1000 and 1000",
     );
+}
+
+/// What is wrong with the variables at `pointer`.
+pub(super) fn environment(pointer: &str, env: &[String]) -> Vec<Problem> {
+    let problem = |(index, entry): (usize, &String)| {
+        let message = match entry.split_once('=') {
+            None => "is not of the form NAME=value",
+            Some(("", _)) => "has no name before the \"=\"",
+            Some(_) => return None,
+        };
+        Some(Problem::new(format!("{pointer}/{index}"), message))
+    };
+    env.iter().enumerate().filter_map(problem).collect()
 }
 
 /// What is ignored without a terminal may be anything.

@@ -153,7 +153,9 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
         return Ok(0);
     }
     let relay = front.show(member.console)?;
-    Ok(wait_in_foreground(&member.child, relay)?.exit.shell_code())
+    Ok(wait_in_foreground(&member.child, relay, None)?
+        .exit
+        .shell_code())
 }
 
 /// What other runtimes do and this one cannot do yet.

@@ -12,6 +12,7 @@ use crate::error::{Doing, Error, Result};
 use crate::plan::idmap::maps_id;
 use crate::plan::{IdMapping, Namespace, Note, Plan, Process, UserNamespace};
 use crate::seccomp::Filter;
+use crate::spawn::hook::Told;
 use crate::spawn::line::{Failure, InitEnd, Order, Report};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
@@ -20,6 +21,7 @@ use crate::sys::memory::SharedByte;
 mod beneath;
 mod console;
 mod devices;
+mod hooks;
 mod labels;
 mod mounts;
 mod passwd;
@@ -46,6 +48,8 @@ pub enum Stage {
     Mounts,
     /// Binding devices.
     Devices,
+    /// Waiting for the hooks before the root is changed, or running some of them.
+    Hooks,
     /// Masking paths and making them read-only.
     Paths,
     /// Changing the root.
@@ -59,11 +63,12 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::IdMaps,
         Self::Sources,
         Self::Mounts,
         Self::Devices,
+        Self::Hooks,
         Self::Paths,
         Self::Pivot,
         Self::Privileges,
@@ -83,6 +88,7 @@ impl Stage {
             Self::Sources => "opening the sources of the mounts",
             Self::Mounts => "mounting",
             Self::Devices => "binding devices",
+            Self::Hooks => "waiting for hooks",
             Self::Paths => "masking paths",
             Self::Pivot => "changing the root",
             Self::Privileges => "setting ids, capabilities and limits",
@@ -129,18 +135,24 @@ pub struct Init<'a> {
     pub gate: Option<OwnedFd>,
     /// Where the stage is written.
     pub stage: &'a SharedByte,
+    /// What its hooks are told.
+    pub told: Told<'a>,
 }
+
+/// The program, ready to be run, and what `startContainer` hooks read, if there are some.
+type Prepared = (Program, Option<OwnedFd>);
 
 impl Init<'_> {
     /// Sets up the container and becomes its program.
     pub fn run(self) -> ! {
         let error = match self.set_up() {
             Ok(None) => sys::process::exit_now(1),
-            Ok(Some(program)) => match self.wait_for_start() {
+            Ok(Some((program, state))) => match self.wait_for_start() {
                 Ok(None) => sys::process::exit_now(1),
                 Ok(Some((from_gate, die_with_runtime))) => {
-                    self.enter(Stage::Exec);
                     let line = from_gate.as_ref().unwrap_or(&self.line);
+                    self.run_last_hooks(&program, state, line);
+                    self.enter(Stage::Exec);
                     let error = start(&program, die_with_runtime, line);
                     give_up(line, &error)
                 }
@@ -156,7 +168,7 @@ impl Init<'_> {
     }
 
     /// Everything up to the program; `None` when the runtime went away.
-    fn set_up(&self) -> Result<Option<Program>> {
+    fn set_up(&self) -> Result<Option<Prepared>> {
         let mut kept = vec![self.line.as_fd()];
         kept.extend(self.gate.as_ref().map(AsFd::as_fd));
         let own = sys::fd::FIRST + self.manner.preserved.count;
@@ -191,13 +203,15 @@ impl Init<'_> {
         join_keyring(self.manner, &plan.process, proc.as_ref(), &self.line)?;
 
         self.enter(Stage::Privileges);
+        let state = self.state_for_last_hooks()?;
+        kept.extend(state.as_ref().map(AsFd::as_fd));
         let program = Program::prepare(&plan.process, self.manner, &kept, Some(umask), proc)?;
         // The change of uid has cleared it again. Whoever dies before this line is noticed at the next order.
         die_with_runtime(true)?;
         self.line
             .send(&Report::Ready)
             .doing(|| "cannot report to the runtime".to_owned())?;
-        Ok(Some(program))
+        Ok(Some((program, state)))
     }
 
     /// Mounts, devices, masks; at the end the root is changed and nothing of the host is in reach. Returns the terminal,
@@ -213,6 +227,7 @@ impl Init<'_> {
         let terminal = self.make_terminal(&root)?;
         root.make_dir_if_missing(&plan.process.cwd)
             .map_err(|e| e.within("cannot prepare the working directory"))?;
+        self.run_first_hooks()?;
         for mount in &late {
             mount.make_readonly()?;
         }
@@ -390,11 +405,10 @@ fn protocol(error: crate::spawn::line::ProtocolError) -> Error {
 
 /// Reports the error over the line and ends; if the runtime is gone there is nobody to tell.
 fn give_up(line: &InitEnd, error: &Error) -> ! {
-    let failure = Failure {
-        what: error.what().to_owned(),
-        cause: error.cause(),
-        hint: error.hints(),
-    };
+    give_up_with(line, Failure::of(error))
+}
+
+fn give_up_with(line: &InitEnd, failure: Failure) -> ! {
     let _nobody_to_tell = line.send_last(&Report::Failed(failure));
     sys::process::exit_now(1)
 }

@@ -77,6 +77,11 @@ impl Program {
         })
     }
 
+    /// Its environment.
+    pub(super) fn env(&self) -> &[CString] {
+        &self.env
+    }
+
     /// Becomes the program; returns only on failure.
     pub(super) fn exec(&self, line: &InitEnd) -> Error {
         sys::signal::reset_actions();

@@ -7,7 +7,7 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 use super::idmap::{self, ConfigMaps};
 use super::mounts::{self, Context, clean};
 use super::{
-    Device, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Role, Root,
+    Device, Hooks, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Role, Root,
     UserNamespace, annotations, attributes, labels, namespaces, process, resctrl, sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
@@ -98,6 +98,7 @@ impl Plan {
                 domainname: named(spec.domainname()),
                 process,
                 seccomp,
+                hooks: Hooks::of(spec),
                 annotations,
                 notes,
                 namespaces,

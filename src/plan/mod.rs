@@ -45,6 +45,9 @@ pub struct Plan {
     /// The system call filter of the container's processes, if they get one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
+    /// Programs of the caller's to run on the way.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
     /// The config's annotations, for `state`.
     pub annotations: BTreeMap<String, String>,
     /// What is adapted, and why: shown once at `create`.
@@ -371,10 +374,12 @@ mod annotations;
 mod attributes;
 mod capability;
 mod compute;
+mod hooks;
 pub mod idmap;
 mod labels;
 mod mounts;
 mod namespaces;
+pub mod notify;
 mod number_set;
 mod options;
 mod process;
@@ -386,6 +391,7 @@ mod sysctl;
 pub use annotations::{ACTING as ACTING_ANNOTATIONS, Acting, keeps_groups};
 pub use attributes::{ProcessAttributes, Role, attributes};
 pub use capability::CapabilitySet;
+pub use hooks::{Hook, Hooks};
 pub use namespaces::NAMESPACES;
 pub use number_set::NumberSet;
 pub use options::known as mount_options;

@@ -9,6 +9,7 @@ mod error;
 pub mod exe;
 pub mod fd;
 pub mod keyring;
+pub mod memfd;
 pub mod memory;
 pub mod mount;
 pub mod ns;
