@@ -25,7 +25,7 @@ pub struct Details {
     pub apparmor: bool,
     /// Whether SELinux is enabled, and its filesystem there to be used.
     pub selinux: bool,
-    /// resctrl(4).
+    /// The kernel's resource control.
     pub resctrl: Resctrl,
     /// The caller's nice value (sched(7)).
     pub own_nice: i32,
