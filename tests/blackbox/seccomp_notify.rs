@@ -138,6 +138,10 @@ fn the_agent_is_told_of_the_process_and_its_container() {
     assert_eq!(of_exec["fds"], json!(["seccompFd"]));
     assert_ne!(of_exec["pid"], pid);
     assert_eq!(of_exec["metadata"], "for you");
+    peer_differs!(
+        "crun",
+        "1.8 tells the agent of an exec that the container has pid 0"
+    );
     assert_eq!(of_exec["state"]["pid"], pid);
     assert_eq!(of_exec["state"]["status"], "running");
     assert_eq!(agent.states(), 2);
