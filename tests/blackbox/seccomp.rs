@@ -348,7 +348,7 @@ fn a_filter_of_our_own_calls_does_not_stop_us() {
         fixture.config["process"]["user"] = json!({"uid": 5, "gid": 5, "additionalGids": [6]});
         fixture.args(&["/agent", "call", &libc::SYS_getppid.to_string()]);
         assert_eq!(fixture.run().ok(), "value 0\n");
-        fixture.args(&["/agent", "call", &libc::SYS_pause.to_string()]);
+        fixture.args(&["/agent", "call", &libc::SYS_ppoll.to_string()]);
         fixture.runtime(&["create", "c"]).ok();
         fixture.bare(&["start", "c"]).ok();
         fixture.wait_status("c", "running");
