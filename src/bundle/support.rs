@@ -22,7 +22,6 @@ const REFUSED: &[&str] = &[
     "/hooks/startContainer",
     "/hooks/poststart",
     "/hooks/poststop",
-    "/linux/devices",
     "/linux/netDevices",
     "/linux/cgroupsPath",
     "/linux/resources/memory",

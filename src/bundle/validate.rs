@@ -225,6 +225,10 @@ fn linux(linux: &Linux, problems: &mut Problems) {
             absolute(Path::new(path), &format!("/linux/{name}/{index}"), problems);
         }
     }
+    for (index, device) in linux.devices().iter().flatten().enumerate() {
+        let pointer = format!("/linux/devices/{index}/path");
+        absolute(device.path(), &pointer, problems);
+    }
     for key in linux.sysctl().iter().flatten().map(|(key, _)| key) {
         let pointer = format!("/linux/sysctl/{}", pointer_token(key));
         problems.add_if(key.is_empty(), &pointer, "a key must not be empty");

@@ -199,7 +199,8 @@ impl Init<'_> {
         let root = rootfs::attach(plan, sources)?;
         let late = mounts::make_all(plan, sources, &root, &self.line)?;
         self.enter(Stage::Devices);
-        devices::bind_all(plan, sources, &root)?;
+        devices::bind_all(plan, sources, &root, &self.line)?;
+        devices::make_fifos(plan, &root)?;
         devices::link_all(plan, &root)?;
         let terminal = self.make_terminal(&root)?;
         root.make_dir_if_missing(&plan.process.cwd)

@@ -339,7 +339,7 @@ fn explain_destination(error: Error, links: Links) -> Error {
 }
 
 /// A mount over a file of procfs could feign what the kernel says (CVE-2019-16884), also through a symbolic link.
-fn refuse_procfs(place: impl AsFd) -> Result<()> {
+pub(super) fn refuse_procfs(place: impl AsFd) -> Result<()> {
     let what = || "cannot examine the destination".to_owned();
     if !is_on(Defence::RefuseProcfs) {
         return Ok(());

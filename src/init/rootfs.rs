@@ -3,9 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType};
-
 use super::beneath::{RootDir, is_directory};
+use super::devices;
 use crate::error::{Doing, Error, Result};
 use crate::plan::{MountSource, Plan, Propagation, PropagationKind};
 use crate::sys;
@@ -38,12 +37,12 @@ impl Sources {
         let devices = plan
             .devices
             .iter()
-            .map(|device| open_device(&device.path, device.major, device.minor))
+            .map(devices::open)
             .collect::<Result<_>>()?;
         let null = if plan.masked_paths.is_empty() {
             None
         } else {
-            let null = open_device(Path::new("/dev/null"), 1, 3);
+            let null = devices::open_null();
             // What is not done: without /dev/null, nothing is masked.
             if is_on(Defence::VerifyNodes) {
                 Some(null?)
@@ -87,27 +86,6 @@ fn open_bind(source: &Path, property: &str) -> Result<OwnedFd> {
     sys::mount::open_path(source)
         .doing(|| format!("cannot open the source of {property}"))
         .map_err(|e| e.hint("the source must exist, and be open to you; nothing is created for it"))
-}
-
-/// Opens a device node of the host, and makes sure it is the device it should be.
-fn open_device(path: &Path, major: u32, minor: u32) -> Result<OwnedFd> {
-    let what = || format!("cannot use the host's {}", path.display());
-    let fd = sys::mount::open_path(path).doing(what)?;
-    let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH)
-        .map_err(|e| sys::Error::new("fstat", format!("{path:?}"), e))
-        .doing(what)?;
-    let found = (
-        FileType::from_raw_mode(stat.st_mode),
-        rustix::fs::major(stat.st_rdev),
-        rustix::fs::minor(stat.st_rdev),
-    );
-    if found == (FileType::CharacterDevice, major, minor) || !is_on(Defence::VerifyNodes) {
-        return Ok(fd);
-    }
-    let (kind, found_major, found_minor) = found;
-    Err(Error::new(what()).because(format!(
-        "it is {kind:?} {found_major}:{found_minor}, not character device {major}:{minor}"
-    )))
 }
 
 /// Mounts the root filesystem over itself, which makes it a mount that can become the root.

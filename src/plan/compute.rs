@@ -8,30 +8,11 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 use super::idmap::{self, ConfigMaps};
 use super::mounts::{self, Context, clean};
 use super::{
-    Device, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Root, UserNamespace,
+    IdMapping, Ids, Note, Plan, Propagation, PropagationKind, Root, UserNamespace, devices,
     namespaces, process, sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
 use crate::host::HostFacts;
-
-/// Devices that every container has (config-linux.md, "Default Devices"): name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-
-/// Links that every container has (runtime-linux.md, "Dev symbolic links"; devpts(5) for ptmx): name, target, replace.
-const LINKS: [(&str, &str, bool); 5] = [
-    ("ptmx", "pts/ptmx", true),
-    ("fd", "/proc/self/fd", false),
-    ("stdin", "/proc/self/fd/0", false),
-    ("stdout", "/proc/self/fd/1", false),
-    ("stderr", "/proc/self/fd/2", false),
-];
 
 /// Annotations that change what other runtimes do.
 const FOREIGN_ANNOTATIONS: [&str; 3] = ["run.oci.", "org.systemd.property.", "org.criu."];
@@ -79,11 +60,13 @@ impl Plan {
         note_resources(linux, &mut notes);
         let annotations = annotations(spec, &mut notes);
         let own_dev = !mounts::has_host_dev(&mounts);
+        let nodes = devices::nodes(linux, own_dev, ids, &mut problems);
         match process {
             Some(process) if problems.is_empty() => Ok(Self {
                 root,
-                devices: own_dev.then(devices).unwrap_or_default(),
-                links: own_dev.then(links).unwrap_or_default(),
+                devices: nodes.devices,
+                fifos: nodes.fifos,
+                links: own_dev.then(devices::links).unwrap_or_default(),
                 mounts,
                 masked_paths: paths(linux.and_then(|l| l.masked_paths().as_ref())),
                 readonly_paths: paths(linux.and_then(|l| l.readonly_paths().as_ref())),
@@ -220,24 +203,6 @@ fn annotations(spec: &Spec, notes: &mut Vec<Note>) -> BTreeMap<String, String> {
         )
     }));
     annotations
-}
-
-fn devices() -> Vec<Device> {
-    let device = |(name, major, minor)| Device {
-        path: Path::new("/dev").join(name),
-        major,
-        minor,
-    };
-    DEVICES.map(device).to_vec()
-}
-
-fn links() -> Vec<Link> {
-    let link = |(name, target, replace)| Link {
-        path: Path::new("/dev").join(name),
-        target: PathBuf::from(target),
-        replace,
-    };
-    LINKS.map(link).to_vec()
 }
 
 fn paths(asked: Option<&Vec<String>>) -> Vec<PathBuf> {

@@ -25,6 +25,9 @@ pub struct Plan {
     pub mounts: Vec<Mount>,
     /// Device nodes to bind from the host.
     pub devices: Vec<Device>,
+    /// FIFOs to make.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fifos: Vec<Fifo>,
     /// Symbolic links to make in /dev, after the mounts.
     pub links: Vec<Link>,
     /// Paths to hide; each is absolute in the container. Missing ones are passed over (config-linux.md).
@@ -255,12 +258,53 @@ pub enum Atime {
 /// A device node, bound from the host because mknod(2) is refused in a user namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Absolute path, in the container and on the host.
+    /// Absolute path in the container, and on the host; where the host's node there is not the one that the config asks
+    /// for, the host's node of the same numbers is taken.
     pub path: PathBuf,
+    /// Whether it is a block device; else it is a character device.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub block: bool,
     /// Major number the host's node must have.
     pub major: u32,
     /// Minor number the host's node must have.
     pub minor: u32,
+    /// What the config says of it. `None`: it is there in every container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
+}
+
+/// What the config says of a device (config-linux.md, "Devices"). The node is the host's: what of this is otherwise
+/// there cannot be changed, and is said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// JSON pointer to the device in config.json.
+    pub property: String,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner, in the container.
+    pub uid: Option<u32>,
+    /// Group, in the container.
+    pub gid: Option<u32>,
+}
+
+/// A FIFO to make (fifo(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fifo {
+    /// JSON pointer to the device in config.json.
+    pub property: String,
+    /// Absolute path in the container.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner, in the container.
+    pub uid: u32,
+    /// Group, in the container.
+    pub gid: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// A symbolic link to make.
@@ -360,6 +404,7 @@ pub struct Rlimit {
 
 mod capability;
 mod compute;
+mod devices;
 pub mod idmap;
 mod mounts;
 mod namespaces;

@@ -20,6 +20,7 @@ mod cve_files;
 mod cve_mounts;
 mod cve_paths;
 mod cve_process;
+mod devices;
 mod engines;
 mod errors;
 mod exec;
