@@ -14,6 +14,14 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("/linux/devices/*", &["type", "path"]),
     ("/linux/uidMappings/*", &["containerID", "hostID", "size"]),
     ("/linux/gidMappings/*", &["containerID", "hostID", "size"]),
+    (
+        "/mounts/*/uidMappings/*",
+        &["containerID", "hostID", "size"],
+    ),
+    (
+        "/mounts/*/gidMappings/*",
+        &["containerID", "hostID", "size"],
+    ),
 ];
 
 /// What takes the place of a member that was refused, so that the typed form shows the other problems.

@@ -14,8 +14,6 @@ const REFUSED: &[&str] = &[
     "/process/scheduler",
     "/process/ioPriority",
     "/process/execCPUAffinity",
-    "/mounts/*/uidMappings",
-    "/mounts/*/gidMappings",
     "/hooks/prestart",
     "/hooks/createRuntime",
     "/hooks/createContainer",
@@ -52,9 +50,6 @@ const FOREIGN: &[(&str, &str)] = &[
     ("/process/user/username", "Windows"),
 ];
 
-/// Mount options of config.md that are refused.
-const REFUSED_MOUNT_OPTIONS: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
-
 /// Whether the property that `pattern` names is done, and not refused; `*` stands as in the table.
 pub fn is_supported(pattern: &str) -> bool {
     !REFUSED.contains(&pattern)
@@ -82,14 +77,6 @@ pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
             *value = Value::Null;
         });
     }
-    visit(config, "/mounts/*/options/*", &mut |pointer, value| {
-        if let Some(option) = value.as_str().filter(|o| REFUSED_MOUNT_OPTIONS.contains(o)) {
-            problems.push(Problem::new(
-                pointer,
-                format!("{option:?} is not supported yet"),
-            ));
-        }
-    });
     problems
 }
 

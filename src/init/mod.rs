@@ -16,9 +16,13 @@ use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::memory::SharedByte;
 
+mod attributes;
 mod beneath;
 mod console;
+mod copy_up;
 mod devices;
+mod filesystem;
+mod idmap;
 mod mounts;
 mod passwd;
 mod paths;

@@ -1,12 +1,12 @@
 //! The root filesystem: opening what is mounted from the host, attaching the root, changing into it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::beneath::{RootDir, is_directory};
 use super::devices;
 use crate::error::{Doing, Error, Result};
-use crate::plan::{MountSource, Plan, Propagation, PropagationKind};
+use crate::plan::{Mount, MountSource, Plan, Propagation, PropagationKind};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
@@ -15,8 +15,8 @@ use crate::sys::defence::{Defence, is_on};
 #[derive(Debug)]
 pub(super) struct Sources {
     root: OwnedFd,
-    /// One for each of the plan's mounts; `None` for a new filesystem.
-    binds: Vec<Option<OwnedFd>>,
+    /// Those of each of the plan's mounts; none for most new filesystems.
+    mounts: Vec<Vec<OwnedFd>>,
     /// One for each of the plan's devices, verified.
     devices: Vec<OwnedFd>,
     /// The host's /dev/null, verified: what files are masked with (CVE-2025-31133).
@@ -26,13 +26,10 @@ pub(super) struct Sources {
 impl Sources {
     pub(super) fn open(plan: &Plan) -> Result<Self> {
         let root = open_root(&plan.root.path)?;
-        let binds = plan
+        let mounts = plan
             .mounts
             .iter()
-            .map(|mount| match &mount.source {
-                MountSource::Bind { source, .. } => open_bind(source, &mount.property).map(Some),
-                MountSource::Filesystem { .. } => Ok(None),
-            })
+            .map(open_sources)
             .collect::<Result<_>>()?;
         let devices = plan
             .devices
@@ -52,14 +49,15 @@ impl Sources {
         };
         Ok(Self {
             root,
-            binds,
+            mounts,
             devices,
             null,
         })
     }
 
-    pub(super) fn bind(&self, index: usize) -> Option<&OwnedFd> {
-        self.binds.get(index)?.as_ref()
+    /// What the mount with this number is made of: the source of a bind mount, the directories of an overlay.
+    pub(super) fn of(&self, index: usize) -> &[OwnedFd] {
+        self.mounts.get(index).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn devices(&self) -> &[OwnedFd] {
@@ -82,7 +80,20 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
     Err(Error::new(what()).because("it is not a directory"))
 }
 
-fn open_bind(source: &Path, property: &str) -> Result<OwnedFd> {
+fn open_sources(mount: &Mount) -> Result<Vec<OwnedFd>> {
+    let open = |path: &PathBuf| open_source(path, &mount.property);
+    match &mount.source {
+        MountSource::Bind { source, .. } => Ok(vec![open(source)?]),
+        MountSource::Overlay { layers, .. } => {
+            let upper = layers.upper.iter().flat_map(|(upper, work)| [upper, work]);
+            let all = layers.lower.iter().chain(&layers.data).chain(upper);
+            all.map(open).collect()
+        }
+        MountSource::Filesystem { .. } | MountSource::Present { .. } => Ok(Vec::new()),
+    }
+}
+
+fn open_source(source: &Path, property: &str) -> Result<OwnedFd> {
     sys::mount::open_path(source)
         .doing(|| format!("cannot open the source of {property}"))
         .map_err(|e| e.hint("the source must exist, and be open to you; nothing is created for it"))

@@ -50,6 +50,7 @@ impl Plan {
             directory: &bundle.directory,
             namespaces: &namespaces,
             ids,
+            user_namespace: namespaces::asks_for_user_namespace(linux),
         };
         let asked = spec.mounts().as_deref().unwrap_or_default();
         let mounts = mounts::mounts(asked, context, &mut notes, &mut problems);

@@ -3,10 +3,58 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
+use serde::{Deserialize, Serialize};
 
 use super::mounts::clean;
-use super::{Asked, Device, Fifo, Ids, Link};
+use super::{Ids, Link};
 use crate::bundle::Problem;
+
+/// A device node, bound from the host because mknod(2) is refused in a user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute path in the container, and on the host; where the host's node there is not the one that the config asks
+    /// for, the host's node of the same numbers is taken.
+    pub path: PathBuf,
+    /// Whether it is a block device; else it is a character device.
+    #[serde(default, skip_serializing_if = "super::is_false")]
+    pub block: bool,
+    /// Major number the host's node must have.
+    pub major: u32,
+    /// Minor number the host's node must have.
+    pub minor: u32,
+    /// What the config says of it. `None`: it is there in every container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
+}
+
+/// What the config says of a device (config-linux.md, "Devices"). The node is the host's: what of this is otherwise
+/// there cannot be changed, and is said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// JSON pointer to the device in config.json.
+    pub property: String,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner, in the container.
+    pub uid: Option<u32>,
+    /// Group, in the container.
+    pub gid: Option<u32>,
+}
+
+/// A FIFO to make (fifo(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fifo {
+    /// JSON pointer to the device in config.json.
+    pub property: String,
+    /// Absolute path in the container.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner, in the container.
+    pub uid: u32,
+    /// Group, in the container.
+    pub gid: u32,
+}
 
 /// Devices that every container has (config-linux.md, "Default Devices"): name, major, minor.
 const DEFAULT: [(&str, u32, u32); 6] = [

@@ -188,6 +188,12 @@ pub struct Mount {
     pub no_symlinks: bool,
     /// Whether the destination may lie inside procfs (lxcfs-style files only: CVE-2019-16884).
     pub inside_proc: bool,
+    /// The map of the ids on it, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<MountIdMap>,
+    /// Whether it begins with a copy of what it covers (`tmpcopyup`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub copy_up: bool,
 }
 
 /// What is mounted.
@@ -210,6 +216,24 @@ pub enum MountSource {
         /// Superblock flags by their fsconfig(2) names (`ro`, `sync`, `dirsync`, `lazytime`, …).
         flags: Vec<String>,
         /// Superblock options; `None` is a flag without a value.
+        options: Vec<(String, Option<String>)>,
+    },
+    /// A new overlay filesystem.
+    Overlay {
+        /// What it is made of.
+        layers: Layers,
+        /// The source string.
+        source: String,
+        /// Superblock flags, as of any filesystem.
+        flags: Vec<String>,
+        /// The other superblock options.
+        options: Vec<(String, Option<String>)>,
+    },
+    /// What is mounted at the destination already, and gets other attributes (`remount`).
+    Present {
+        /// Superblock flags to set.
+        flags: Vec<String>,
+        /// Superblock options to change.
         options: Vec<(String, Option<String>)>,
     },
 }
@@ -253,53 +277,6 @@ pub enum Atime {
     Noatime,
     /// MOUNT_ATTR_STRICTATIME.
     Strictatime,
-}
-
-/// A device node, bound from the host because mknod(2) is refused in a user namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    /// Absolute path in the container, and on the host; where the host's node there is not the one that the config asks
-    /// for, the host's node of the same numbers is taken.
-    pub path: PathBuf,
-    /// Whether it is a block device; else it is a character device.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub block: bool,
-    /// Major number the host's node must have.
-    pub major: u32,
-    /// Minor number the host's node must have.
-    pub minor: u32,
-    /// What the config says of it. `None`: it is there in every container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub asked: Option<Asked>,
-}
-
-/// What the config says of a device (config-linux.md, "Devices"). The node is the host's: what of this is otherwise
-/// there cannot be changed, and is said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
-    /// JSON pointer to the device in config.json.
-    pub property: String,
-    /// Permission bits.
-    pub mode: Option<u32>,
-    /// Owner, in the container.
-    pub uid: Option<u32>,
-    /// Group, in the container.
-    pub gid: Option<u32>,
-}
-
-/// A FIFO to make (fifo(7)).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fifo {
-    /// JSON pointer to the device in config.json.
-    pub property: String,
-    /// Absolute path in the container.
-    pub path: PathBuf,
-    /// Permission bits.
-    pub mode: u32,
-    /// Owner, in the container.
-    pub uid: u32,
-    /// Group, in the container.
-    pub gid: u32,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -405,15 +382,21 @@ pub struct Rlimit {
 mod capability;
 mod compute;
 mod devices;
+mod filesystems;
 pub mod idmap;
+mod mount_ids;
 mod mounts;
 mod namespaces;
 mod options;
+mod overlay;
 mod process;
 mod sysctl;
 
 pub use capability::CapabilitySet;
+pub use devices::{Asked, Device, Fifo};
+pub use mount_ids::MountIdMap;
 pub use namespaces::NAMESPACES;
 pub use options::known as mount_options;
+pub use overlay::{Layers, joined as joined_layers};
 pub(crate) use process::RESOURCES;
 pub use process::{Ids, process};

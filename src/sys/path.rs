@@ -115,13 +115,23 @@ pub fn write_all(fd: OwnedFd, content: &[u8], path: &Path) -> Result<()> {
 
 /// Opens a kernel object through its magic link (/proc/PID/ns/…): read-only, followed.
 pub fn open_magic(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    open_magic_at(CWD, path)
+}
+
+/// As [`open_magic`], relative to `dir`.
+pub fn open_magic_at(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
+    rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::new("openat", format!("{path:?}, O_RDONLY"), e))
 }
 
 /// Writes `content` in one write(2) to a file that exists, as the files of /proc want it.
 pub fn write_existing(path: &Path, content: &[u8]) -> Result<()> {
-    let fd = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+    write_existing_at(CWD, path, content)
+}
+
+/// As [`write_existing`], relative to `dir`.
+pub fn write_existing_at(dir: impl AsFd, path: &Path, content: &[u8]) -> Result<()> {
+    let fd = rustix::fs::openat(dir, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::new("openat", format!("{path:?}, O_WRONLY"), e))?;
     write_once(fd, content, path)
 }
@@ -215,7 +225,9 @@ pub fn open_beneath(
 }
 
 fn describe_resolve(resolve: ResolveFlags) -> &'static str {
-    if resolve.contains(ResolveFlags::NO_SYMLINKS) {
+    if resolve.contains(ResolveFlags::NO_XDEV) {
+        "RESOLVE_BENEATH|RESOLVE_NO_XDEV|RESOLVE_NO_SYMLINKS"
+    } else if resolve.contains(ResolveFlags::NO_SYMLINKS) {
         "RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS"
     } else {
         "RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS"
