@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::IdMapping;
 use super::idmap::{fits, overlaps, sound};
 use super::mounts::Context;
+use crate::bundle::Problem;
 
 /// How the ids of a filesystem look on a mount of it (mount_setattr(2), MOUNT_ATTR_IDMAP).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,16 +22,18 @@ pub struct MountIdMap {
     pub gids: Vec<IdMapping>,
 }
 
-/// A problem: the member it is with, from the mount on, and what it is.
-type Problems = Vec<(String, String)>;
+/// Why the ids of what comes from the host cannot be mapped.
+const NOT_OURS: &str = "the source's filesystem was mounted outside of the container: only who is root there may map its \
+    ids; map the container's own ids to the owners of the files (/linux/uidMappings), or take this out";
 
-/// The id map of `spec`, whose options ask for it at the place that `asked` names.
+/// The id map of `spec`, the mount at `property`, whose options ask for it at the place that `asked` names.
 pub(super) fn id_map(
+    property: &str,
     spec: &oci_spec::runtime::Mount,
     asked: Option<(usize, bool)>,
     bind: bool,
     context: Context<'_>,
-) -> Result<Option<MountIdMap>, Problems> {
+) -> Result<Option<MountIdMap>, Vec<Problem>> {
     let given = |lines: &Option<Vec<LinuxIdMapping>>| -> Vec<IdMapping> {
         let lines = lines.iter().flatten();
         lines
@@ -45,16 +48,19 @@ pub(super) fn id_map(
     if asked.is_none() && uids.is_empty() && gids.is_empty() {
         return Ok(None);
     }
-    let member = asked.map_or("/uidMappings".to_owned(), |(index, _)| {
-        format!("/options/{index}")
-    });
+    let problem = |message: &str| {
+        let option = asked.map(|(index, _)| format!("{property}/options/{index}"));
+        let pointer = option.unwrap_or_else(|| format!("{property}/uidMappings"));
+        Err(vec![Problem::new(pointer, message)])
+    };
     let own = context.ids.maps;
     if uids.is_empty() && !context.user_namespace {
-        let message = "needs uidMappings and gidMappings, or a namespace of type \"user\" in /linux/namespaces";
-        return Err(vec![(member, message.to_owned())]);
+        return problem(
+            "needs uidMappings and gidMappings, or a namespace of type \"user\" in /linux/namespaces",
+        );
     }
     if bind && own.is_some() {
-        return Err(vec![(member, not_ours())]);
+        return problem(NOT_OURS);
     }
     let facts = context.ids.facts;
     let lines = |map: &[crate::host::MapLine]| -> Vec<IdMapping> {
@@ -66,8 +72,8 @@ pub(super) fn id_map(
         Some((uids, gids)) => (uids.to_vec(), gids.to_vec()),
         None => (lines(&facts.uid_map), lines(&facts.gid_map)),
     };
-    let uids = seen_as("/uidMappings", &uids, &own_uids);
-    let gids = seen_as("/gidMappings", &gids, &own_gids);
+    let uids = seen_as(&format!("{property}/uidMappings"), &uids, &own_uids);
+    let gids = seen_as(&format!("{property}/gidMappings"), &gids, &own_gids);
     match (uids, gids) {
         (Ok(uids), Ok(gids)) => Ok(Some(MountIdMap {
             recursive: asked.is_some_and(|(_, recursive)| recursive),
@@ -82,12 +88,6 @@ pub(super) fn id_map(
     }
 }
 
-fn not_ours() -> String {
-    "the source's filesystem was mounted outside of the container: only who is root there may map its ids; map the \
-     container's own ids to the owners of the files (/linux/uidMappings), or take this out"
-        .to_owned()
-}
-
 fn identity(id: u32, size: u32) -> IdMapping {
     IdMapping {
         container_id: id,
@@ -99,28 +99,29 @@ fn identity(id: u32, size: u32) -> IdMapping {
 /// The map with ids of the container on both sides. Without a map of the mount's own it is the container's, and what
 /// the container mounts itself has its ids already.
 fn seen_as(
-    member: &str,
+    pointer: &str,
     asked: &[IdMapping],
     own: &[IdMapping],
-) -> Result<Vec<IdMapping>, Problems> {
-    let split = |problem: crate::bundle::Problem| (problem.pointer, problem.message);
+) -> Result<Vec<IdMapping>, Vec<Problem>> {
     if asked.is_empty() {
         let map = own.iter().map(|l| identity(l.container_id, l.size));
-        return fits(member, map.collect()).map_err(|p| vec![split(p)]);
+        return fits(pointer, map.collect()).map_err(|p| vec![p]);
     }
-    let mut problems: Problems = overlaps(member, asked).into_iter().map(split).collect();
+    let mut problems = overlaps(pointer, asked);
     let mut map = Vec::new();
     for (index, line) in asked.iter().enumerate() {
         let unmapped = |id| format!("hostID {id} is not mapped in the container's user namespace");
         match sound(line).and_then(|()| to_container(line, own).map_err(unmapped)) {
             Ok(pieces) => map.extend(pieces),
-            Err(message) => problems.push((format!("{member}/{index}"), message)),
+            Err(message) => {
+                problems.push(Problem::new(format!("{pointer}/{index}"), message));
+            }
         }
     }
     if !problems.is_empty() {
         return Err(problems);
     }
-    fits(member, map).map_err(|p| vec![split(p)])
+    fits(pointer, map).map_err(|p| vec![p])
 }
 
 /// `line` with the container's ids in place of the host's; `Err` is the first that it does not have.

@@ -226,12 +226,11 @@ impl Planner<'_> {
             return None;
         }
         let bind = matches!(source, MountSource::Bind { .. });
-        match mount_ids::id_map(self.spec, self.options.id_map, bind, self.context) {
+        let asked = self.options.id_map;
+        match mount_ids::id_map(&self.property, self.spec, asked, bind, self.context) {
             Ok(map) => map,
             Err(problems) => {
-                for (member, message) in problems {
-                    self.problem(member, message);
-                }
+                self.problems.extend(problems);
                 None
             }
         }

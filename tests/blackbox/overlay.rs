@@ -117,10 +117,6 @@ fn what_a_user_namespace_needs_is_added() {
 #[test]
 fn directories_may_be_relative_and_have_any_name() {
     peer_differs!(
-        "crun",
-        "1.8 leaves relative directories to the kernel, which begins at its own working directory"
-    );
-    peer_differs!(
         "runc",
         "1.1 leaves relative directories to the kernel, which begins at its own working directory"
     );
