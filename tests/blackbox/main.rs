@@ -29,6 +29,7 @@ mod foreign;
 mod harness;
 mod help;
 mod hook_calls;
+mod hook_config;
 mod hook_failures;
 mod hooks;
 mod isolation;
