@@ -140,9 +140,10 @@ pub(super) fn destroyed(store: &Store, entry: &Entry, record: &Record, error: Er
         .fold(error, |error, note| error.hint(note.reason))
 }
 
-/// Ends what the first process of a foreground container has left in the host's pid namespace.
+/// Ends what the first process of a container, which has ended, has left in the host's pid namespace.
 pub(super) fn end_others(entry: &Entry) -> Result<()> {
     match entry.record()? {
+        Some(record) if record.namespaces & flag::PID != 0 => Ok(()),
         Some(record) => Members::of(&record)?
             .signal(nix::libc::SIGKILL)
             .map(|_| ())
