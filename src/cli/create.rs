@@ -53,6 +53,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     common: Common,
     /// Return once the program runs
+    ///
+    /// With NOTIFY_SOCKET in the environment: once the program has said that it is ready (sd_notify(3)), or has ended.
     #[arg(short, long)]
     detach: bool,
     /// Keep the state once the container has ended, until `delete`

@@ -17,7 +17,8 @@ const PATIENCE: i32 = 10_000;
 /// Remove a container that has stopped
 ///
 /// A container that was created and never started is ended first, and so are processes that outlived the first one in
-/// the host's pid namespace. The bundle and its root filesystem stay as they are.
+/// the host's pid namespace. The bundle and its root filesystem stay as they are. In the end the poststop hooks run; one that
+/// fails is a note.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

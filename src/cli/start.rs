@@ -9,7 +9,9 @@ use crate::state::{Entry, Record, Status, Store, check_id};
 
 /// Run the program of a created container
 ///
-/// It returns once the program runs. A container is started once: when it has ended it can only be deleted.
+/// It returns once the program runs and its poststart hooks have ended. A container is started once: when it has ended it can
+/// only be deleted; one of which a hook fails is removed. With NOTIFY_SOCKET in the environment, here and at `create`, it
+/// returns once the program has said that it is ready (sd_notify(3)).
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
