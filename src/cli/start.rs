@@ -3,6 +3,7 @@
 use super::Global;
 use crate::error::{Error, Result};
 use crate::log::Log;
+use crate::spawn::hook::Told;
 use crate::spawn::notify::{self, Notifier};
 use crate::spawn::{NotStarted, Runner};
 use crate::state::{Entry, Record, Status, Store, check_id};
@@ -82,7 +83,7 @@ fn run_poststart(entry: &Entry, record: &Record) -> Result<()> {
     if record.hooks.poststart.is_empty() {
         return Ok(());
     }
-    let told = record.told(entry.id());
+    let told = Told::of(entry.id(), record);
     let state = told.text(Status::Running, Some(record.process.pid))?;
     Runner::begin()?.run(&record.hooks.poststart, &state, &record.bundle)
 }
