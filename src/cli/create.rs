@@ -54,6 +54,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     common: Common,
     /// Return once the program runs
+    ///
+    /// With NOTIFY_SOCKET in the environment: once the program has said that it is ready (sd_notify(3)), or has ended.
     #[arg(short, long)]
     detach: bool,
     /// Keep the state once the container has ended, until `delete`
@@ -304,7 +306,9 @@ fn without_pivot(plan: &Plan) -> Result<Note> {
 /// Removes the state of a container that could not be made; a second failure is part of the one error.
 fn undone(store: &Store, entry: &Entry, after: Option<After>, error: Error) -> Error {
     let error = error.within(format!("cannot create container {:?}", entry.id()));
-    let error = match store.remove(entry) {
+    // A hook may fail once the program runs.
+    let ended = super::delete::end_others(entry);
+    let error = match ended.and_then(|()| store.remove(entry)) {
         Ok(()) => error,
         Err(left) => error.hint(left.message()),
     };

@@ -17,7 +17,8 @@ const PATIENCE: i32 = 10_000;
 /// Remove a container that has stopped
 ///
 /// A container that was created and never started is ended first, and so are processes that outlived the first one in
-/// the host's pid namespace. The bundle and its root filesystem stay as they are.
+/// the host's pid namespace. The bundle and its root filesystem stay as they are. In the end the poststop hooks run; one that
+/// fails is a note.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -140,9 +141,10 @@ pub(super) fn destroyed(store: &Store, entry: &Entry, record: &Record, error: Er
         .fold(error, |error, note| error.hint(note.reason))
 }
 
-/// Ends what the first process of a foreground container has left in the host's pid namespace.
+/// Ends what the first process of a container, which has ended, has left in the host's pid namespace.
 pub(super) fn end_others(entry: &Entry) -> Result<()> {
     match entry.record()? {
+        Some(record) if record.namespaces & flag::PID != 0 => Ok(()),
         Some(record) => Members::of(&record)?
             .signal(nix::libc::SIGKILL)
             .map(|_| ())

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::ProcessIdentity;
 use crate::host::IdRange;
 use crate::plan::{Hooks, IdMapping, Note, SeccompListener};
-use crate::spawn::hook::Told;
 
 /// What is remembered of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,18 +52,6 @@ pub struct Record {
     pub listener: Option<SeccompListener>,
     /// What was adapted when it was created.
     pub notes: Vec<Note>,
-}
-
-impl Record {
-    /// What hooks are told of container `id`.
-    pub fn told<'a>(&'a self, id: &'a str) -> Told<'a> {
-        Told {
-            oci_version: &self.oci_version,
-            id,
-            bundle: &self.bundle,
-            annotations: &self.annotations,
-        }
-    }
 }
 
 /// A namespace of a container (see [`super::Members`]).

@@ -32,6 +32,7 @@ mod groups;
 mod harness;
 mod help;
 mod hook_calls;
+mod hook_config;
 mod hook_failures;
 mod hooks;
 mod isolation;
