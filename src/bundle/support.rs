@@ -9,20 +9,6 @@ use super::raw::visit;
 
 /// Properties that are refused; `*` stands for any array element or object member.
 const REFUSED: &[&str] = &[
-    "/process/apparmorProfile",
-    "/process/selinuxLabel",
-    "/process/scheduler",
-    "/process/ioPriority",
-    "/process/execCPUAffinity",
-    "/mounts/*/uidMappings",
-    "/mounts/*/gidMappings",
-    "/hooks/prestart",
-    "/hooks/createRuntime",
-    "/hooks/createContainer",
-    "/hooks/startContainer",
-    "/hooks/poststart",
-    "/hooks/poststop",
-    "/linux/devices",
     "/linux/netDevices",
     "/linux/cgroupsPath",
     "/linux/resources/memory",
@@ -33,10 +19,6 @@ const REFUSED: &[&str] = &[
     "/linux/resources/network",
     "/linux/resources/rdma",
     "/linux/resources/unified",
-    "/linux/intelRdt",
-    "/linux/memoryPolicy",
-    "/linux/mountLabel",
-    "/linux/personality",
     "/linux/timeOffsets",
     "/linux/namespaces/*/path",
 ];
@@ -51,9 +33,6 @@ const FOREIGN: &[(&str, &str)] = &[
     ("/process/commandLine", "Windows"),
     ("/process/user/username", "Windows"),
 ];
-
-/// Mount options of config.md that are refused.
-const REFUSED_MOUNT_OPTIONS: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
 
 /// Whether the property that `pattern` names is done, and not refused; `*` stands as in the table.
 pub fn is_supported(pattern: &str) -> bool {
@@ -82,14 +61,6 @@ pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
             *value = Value::Null;
         });
     }
-    visit(config, "/mounts/*/options/*", &mut |pointer, value| {
-        if let Some(option) = value.as_str().filter(|o| REFUSED_MOUNT_OPTIONS.contains(o)) {
-            problems.push(Problem::new(
-                pointer,
-                format!("{option:?} is not supported yet"),
-            ));
-        }
-    });
     problems
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Root, Spec};
 
-use super::{Problem, pointer_token};
+use super::{Problem, attributes, hooks, pointer_token};
 
 /// The longest host name and domain name, in bytes (uts_namespaces(7), `__NEW_UTS_LEN`).
 const UTS_NAME_LIMIT: usize = 64;
@@ -12,14 +12,15 @@ const UTS_NAME_LIMIT: usize = 64;
 /// The range of oom_score_adj (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i32> = -1000..=1000;
 
-struct Problems(Vec<Problem>);
+/// What was found so far.
+pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, pointer: impl AsRef<str>, message: impl AsRef<str>) {
+    pub(super) fn add(&mut self, pointer: impl AsRef<str>, message: impl AsRef<str>) {
         self.0.push(Problem::new(pointer, message));
     }
 
-    fn add_if(&mut self, wrong: bool, pointer: &str, message: &str) {
+    pub(super) fn add_if(&mut self, wrong: bool, pointer: &str, message: &str) {
         if wrong {
             self.add(pointer, message);
         }
@@ -37,12 +38,14 @@ pub(super) fn check(spec: &Spec) -> Vec<Problem> {
     }
     uts(spec, &mut problems);
     mounts(spec, &mut problems);
+    problems.0.extend(hooks::check(spec));
     for key in spec.annotations().iter().flatten().map(|(key, _)| key) {
         problems.add_if(key.is_empty(), "/annotations/", "a key must not be empty");
     }
     if let Some(spec) = spec.linux() {
         linux(spec, &mut problems);
     }
+    attributes::check(spec, &mut problems);
     problems.0
 }
 
@@ -111,15 +114,7 @@ fn process(process: &Process, problems: &mut Problems) {
     }
     absolute(process.cwd(), "/process/cwd", problems);
     let env = process.env().as_deref().unwrap_or_default();
-    for (index, entry) in env.iter().enumerate() {
-        let name = entry.split_once('=').map(|(name, _)| name);
-        let message = match name {
-            None => "is not of the form NAME=value",
-            Some("") => "has no name before the \"=\"",
-            Some(_) => continue,
-        };
-        problems.add(format!("/process/env/{index}"), message);
-    }
+    problems.0.extend(environment("/process/env", env));
     console_size(process, problems);
     rlimits(process, problems);
     let umask = process.user().umask().unwrap_or(0);
@@ -134,6 +129,19 @@ fn process(process: &Process, problems: &mut Problems) {
         "/process/oomScoreAdj",
         "is not within -1000 and 1000",
     );
+}
+
+/// What is wrong with the variables at `pointer`.
+pub(super) fn environment(pointer: &str, env: &[String]) -> Vec<Problem> {
+    let problem = |(index, entry): (usize, &String)| {
+        let message = match entry.split_once('=') {
+            None => "is not of the form NAME=value",
+            Some(("", _)) => "has no name before the \"=\"",
+            Some(_) => return None,
+        };
+        Some(Problem::new(format!("{pointer}/{index}"), message))
+    };
+    env.iter().enumerate().filter_map(problem).collect()
 }
 
 /// What is ignored without a terminal may be anything.
@@ -198,18 +206,27 @@ fn mounts(spec: &Spec, problems: &mut Problems) {
         let empty = mount.destination().as_os_str().is_empty();
         problems.add_if(empty, &pointer("destination"), "must not be empty");
         let options = mount.options().as_deref().unwrap_or_default();
-        let bind = options.iter().any(|o| o == "bind" || o == "rbind");
+        let has = |names: &[&str]| options.iter().any(|o| names.contains(&o.as_str()));
+        let (bind, remount) = (has(&["bind", "rbind"]), has(&["remount"]));
         let kind = mount.typ().as_deref().unwrap_or_default();
         problems.add_if(
-            kind.is_empty() && !bind,
+            kind.is_empty() && !bind && !remount,
             &pointer("type"),
             "is required, as the options have neither \"bind\" nor \"rbind\"",
         );
         let source = mount.source().as_deref().unwrap_or(Path::new(""));
         problems.add_if(
-            (bind || kind == "bind") && source.as_os_str().is_empty(),
+            (bind || kind == "bind") && !remount && source.as_os_str().is_empty(),
             &pointer("source"),
             "is required for a bind mount",
+        );
+        let given = |m: &Option<Vec<_>>| m.as_ref().is_some_and(|m| !m.is_empty());
+        let (uids, gids) = (given(mount.uid_mappings()), given(mount.gid_mappings()));
+        let missing = if uids { "gidMappings" } else { "uidMappings" };
+        problems.add_if(
+            uids != gids,
+            &pointer(missing),
+            "is required when the other kind of mappings is given",
         );
     }
 }
@@ -227,6 +244,10 @@ fn linux(linux: &Linux, problems: &mut Problems) {
         for (index, path) in paths.iter().flatten().enumerate() {
             absolute(Path::new(path), &format!("/linux/{name}/{index}"), problems);
         }
+    }
+    for (index, device) in linux.devices().iter().flatten().enumerate() {
+        let pointer = format!("/linux/devices/{index}/path");
+        absolute(device.path(), &pointer, problems);
     }
     for key in linux.sysctl().iter().flatten().map(|(key, _)| key) {
         let pointer = format!("/linux/sysctl/{}", pointer_token(key));

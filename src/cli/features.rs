@@ -51,8 +51,7 @@ fn document() -> Value {
             "lodger.commit": super::COMMIT,
             "lodger.version": env!("CARGO_PKG_VERSION"),
         },
-        // No annotation changes what is done.
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": plan::ACTING_ANNOTATIONS.map(|acting| acting.key),
     })
 }
 
@@ -76,10 +75,13 @@ fn linux() -> Value {
             "knownFlags": seccomp::FLAGS,
             "supportedFlags": crate::seccomp::supported_flags(),
         },
-        "apparmor": { "enabled": is_supported("/process/apparmorProfile") },
-        "selinux": { "enabled": is_supported("/process/selinuxLabel") },
-        "intelRdt": { "enabled": is_supported("/linux/intelRdt") },
-        "memoryPolicy": { "modes": [], "flags": [] },
+        "apparmor": { "enabled": true },
+        "selinux": { "enabled": true },
+        "intelRdt": { "enabled": false },
+        "memoryPolicy": {
+            "modes": plan::MEMORY_POLICY_MODES,
+            "flags": plan::MEMORY_POLICY_FLAGS,
+        },
         "mountExtensions": { "idmap": { "enabled": is_supported("/mounts/*/uidMappings") } },
         "netDevices": { "enabled": is_supported("/linux/netDevices") },
     })
@@ -94,9 +96,6 @@ mod tests {
         let document = document();
         for (pointer, feature) in [
             ("/linux/seccomp", "/linux/seccomp/enabled"),
-            ("/process/apparmorProfile", "/linux/apparmor/enabled"),
-            ("/process/selinuxLabel", "/linux/selinux/enabled"),
-            ("/linux/intelRdt", "/linux/intelRdt/enabled"),
             ("/linux/netDevices", "/linux/netDevices/enabled"),
             ("/linux/cgroupsPath", "/linux/cgroup/v2"),
         ] {
@@ -108,16 +107,12 @@ mod tests {
     #[test]
     fn mount_options_are_those_that_work() {
         let options = plan::mount_options();
-        for works in ["bind", "rro", "nosymfollow", "rw"] {
+        for works in ["bind", "idmap", "rro", "nosymfollow", "rw", "tmpcopyup"] {
             assert!(options.contains(&works), "{works}");
         }
-        for option in &options {
-            assert!(is_supported_option(option), "{option}");
+        for lost in ["iversion", "mand", "silent"] {
+            assert!(!options.contains(&lost), "{lost}");
         }
         assert!(options.is_sorted());
-    }
-
-    fn is_supported_option(option: &str) -> bool {
-        !["idmap", "ridmap", "tmpcopyup"].contains(&option)
     }
 }

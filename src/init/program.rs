@@ -1,14 +1,14 @@
 //! The program: finding it in the container, and becoming it.
 
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, FileType};
 
 use super::beneath::{RootDir, file_type};
 use super::seccomp::{self, Loading};
-use super::{Manner, Preserved, passwd, privileges};
+use super::{Manner, Preserved, labels, passwd, privileges};
 use crate::error::{Doing, Error, Result};
 use crate::plan::Process;
 use crate::spawn::line::InitEnd;
@@ -32,18 +32,21 @@ pub(super) struct Program {
 impl Program {
     /// Takes on the process's ids and limits, enters its directory and finds its program.
     ///
-    /// All fds but 0, 1, 2, those preserved and `kept` are closed on the way. `umask` is the caller's, for a config that sets none.
+    /// All fds but 0, 1, 2, those preserved and `kept` are closed on the way. `umask` is the caller's, for a config that sets none;
+    /// `proc` the procfs for its labels.
     pub(super) fn prepare(
         process: &Process,
         manner: &Manner,
         kept: &[BorrowedFd<'_>],
         umask: Option<u32>,
+        proc: Option<OwnedFd>,
     ) -> Result<Self> {
         let home = home_of(process)?;
         own_stdio(process);
         let entered = enter(&process.cwd);
         let filter = manner.filter.as_ref();
         privileges::apply(process, seccomp::needs(filter, process))?;
+        labels::apply(&process.attributes, proc)?;
         // The program's own ids may open what the container's root may not (a home directory on NFS).
         entered.or_else(|_| enter(&process.cwd))?;
         let preserved = &manner.preserved;
@@ -72,6 +75,11 @@ impl Program {
             preserved: preserved.count,
             filter: filter.map(|filter| Loading::new(filter, process)),
         })
+    }
+
+    /// Its environment.
+    pub(super) fn env(&self) -> &[CString] {
+        &self.env
     }
 
     /// Becomes the program; returns only on failure.

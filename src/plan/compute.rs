@@ -1,6 +1,5 @@
 //! `Plan::compute`: all decisions about one container, made in one place and from plain values.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
@@ -8,33 +7,11 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 use super::idmap::{self, ConfigMaps};
 use super::mounts::{self, Context, clean};
 use super::{
-    Device, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Root, UserNamespace,
-    namespaces, process, sysctl,
+    Hooks, IdMapping, Ids, Note, Plan, Propagation, PropagationKind, Role, Root, UserNamespace,
+    annotations, attributes, devices, labels, namespaces, process, resctrl, sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
 use crate::host::HostFacts;
-
-/// Devices that every container has (config-linux.md, "Default Devices"): name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-
-/// Links that every container has (runtime-linux.md, "Dev symbolic links"; devpts(5) for ptmx): name, target, replace.
-const LINKS: [(&str, &str, bool); 5] = [
-    ("ptmx", "pts/ptmx", true),
-    ("fd", "/proc/self/fd", false),
-    ("stdin", "/proc/self/fd/0", false),
-    ("stdout", "/proc/self/fd/1", false),
-    ("stderr", "/proc/self/fd/2", false),
-];
-
-/// Annotations that change what other runtimes do.
-const FOREIGN_ANNOTATIONS: [&str; 3] = ["run.oci.", "org.systemd.property.", "org.criu."];
 
 impl Note {
     /// A note on the property at `property`. Control characters are escaped, as they may come from config.json.
@@ -61,31 +38,43 @@ impl Plan {
         let linux = spec.linux().as_ref();
         let mut problems = Vec::new();
         let (user_namespace, mut notes) = idmap::user_namespace(config_maps(linux), facts)?;
-        let ids = ids(&user_namespace, facts);
         notes.extend(bundle.warnings.iter().map(warning));
+        let mut of_annotations = Vec::new();
+        let annotations = annotations::annotations(spec, &mut of_annotations);
+        let keep_groups = annotations::keeps_groups(&annotations);
+        let ids = ids(&user_namespace, keep_groups, facts);
         let namespaces = namespaces::namespaces(linux, &mut notes);
         let root = root(bundle, &mut notes);
         let context = Context {
             directory: &bundle.directory,
             namespaces: &namespaces,
             ids,
+            user_namespace: namespaces::asks_for_user_namespace(linux),
         };
         let asked = spec.mounts().as_deref().unwrap_or_default();
-        let mounts = mounts::mounts(asked, context, &mut notes, &mut problems);
+        let mut mounts = mounts::mounts(asked, context, &mut notes, &mut problems);
+        let mount_label = labels::mount_label(spec, facts, &mut problems);
+        if let Some(label) = &mount_label {
+            labels::label_mounts(&mut mounts, label, &mut notes);
+        }
         let new = matches!(user_namespace, UserNamespace::New { .. });
         let parameters = linux.and_then(|l| l.sysctl().clone()).unwrap_or_default();
         let sysctl = sysctl::sysctl(&parameters, &namespaces, new, &mut problems);
         let process = plan_process(spec, ids, &mut notes, &mut problems);
         let seccomp = super::seccomp(linux, &mut notes);
         note_resources(linux, &mut notes);
-        let annotations = annotations(spec, &mut notes);
+        resctrl::refuse(linux, facts, &mut problems);
+        notes.extend(of_annotations);
         let own_dev = !mounts::has_host_dev(&mounts);
+        let nodes = devices::nodes(linux, own_dev, ids, &mut problems);
         match process {
             Some(process) if problems.is_empty() => Ok(Self {
                 root,
-                devices: own_dev.then(devices).unwrap_or_default(),
-                links: own_dev.then(links).unwrap_or_default(),
+                devices: nodes.devices,
+                fifos: nodes.fifos,
+                links: own_dev.then(devices::links).unwrap_or_default(),
                 mounts,
+                mount_label,
                 masked_paths: paths(linux.and_then(|l| l.masked_paths().as_ref())),
                 readonly_paths: paths(linux.and_then(|l| l.readonly_paths().as_ref())),
                 sysctl,
@@ -93,6 +82,7 @@ impl Plan {
                 domainname: named(spec.domainname()),
                 process,
                 seccomp,
+                hooks: Hooks::of(spec),
                 annotations,
                 notes,
                 namespaces,
@@ -103,11 +93,12 @@ impl Plan {
     }
 }
 
-fn ids<'a>(user_namespace: &'a UserNamespace, facts: &'a HostFacts) -> Ids<'a> {
+fn ids<'a>(user_namespace: &'a UserNamespace, keep_groups: bool, facts: &'a HostFacts) -> Ids<'a> {
     match user_namespace {
         UserNamespace::Inherit => Ids {
             maps: None,
             setgroups: facts.setgroups_allowed,
+            keep_groups,
             facts,
         },
         UserNamespace::New {
@@ -118,6 +109,7 @@ fn ids<'a>(user_namespace: &'a UserNamespace, facts: &'a HostFacts) -> Ids<'a> {
         } => Ids {
             maps: Some((uid_map, gid_map)),
             setgroups: *setgroups,
+            keep_groups,
             facts,
         },
     }
@@ -185,10 +177,14 @@ fn plan_process(
     notes: &mut Vec<Note>,
     problems: &mut Vec<Problem>,
 ) -> Option<super::Process> {
+    let attributes = attributes::attributes(spec, Role::Init, ids.facts, problems);
     match process(spec.process().as_ref()?, ids) {
         Ok((process, more)) => {
             notes.extend(more);
-            Some(process)
+            Some(super::Process {
+                attributes,
+                ..process
+            })
         }
         Err(more) => {
             problems.extend(more);
@@ -207,39 +203,6 @@ fn note_resources(linux: Option<&Linux>, notes: &mut Vec<Note>) {
             "none is needed: a container without root of the host has only the devices bound into it, with the caller's rights",
         ));
     }
-}
-
-fn annotations(spec: &Spec, notes: &mut Vec<Note>) -> BTreeMap<String, String> {
-    let annotations = spec.annotations().iter().flatten();
-    let annotations: BTreeMap<String, String> =
-        annotations.map(|(k, v)| (k.clone(), v.clone())).collect();
-    let foreign = |key: &&String| FOREIGN_ANNOTATIONS.iter().any(|p| key.starts_with(p));
-    notes.extend(annotations.keys().filter(foreign).map(|key| {
-        Note::new(
-            format!("/annotations/{}", crate::bundle::pointer_token(key)),
-            "kept, but not acted upon: lodger does not do yet what other runtimes do with it",
-            "take it out, or use another runtime if it matters",
-        )
-    }));
-    annotations
-}
-
-fn devices() -> Vec<Device> {
-    let device = |(name, major, minor)| Device {
-        path: Path::new("/dev").join(name),
-        major,
-        minor,
-    };
-    DEVICES.map(device).to_vec()
-}
-
-fn links() -> Vec<Link> {
-    let link = |(name, target, replace)| Link {
-        path: Path::new("/dev").join(name),
-        target: PathBuf::from(target),
-        replace,
-    };
-    LINKS.map(link).to_vec()
 }
 
 fn paths(asked: Option<&Vec<String>>) -> Vec<PathBuf> {

@@ -23,8 +23,14 @@ pub struct Plan {
     pub root: Root,
     /// Mounts, in the order they are made.
     pub mounts: Vec<Mount>,
+    /// The SELinux context of the filesystems that are made unasked (`linux.mountLabel`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_label: Option<String>,
     /// Device nodes to bind from the host.
     pub devices: Vec<Device>,
+    /// FIFOs to make.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fifos: Vec<Fifo>,
     /// Symbolic links to make in /dev, after the mounts.
     pub links: Vec<Link>,
     /// Paths to hide; each is absolute in the container. Missing ones are passed over (config-linux.md).
@@ -42,6 +48,9 @@ pub struct Plan {
     /// The system call filter of the container's processes, if they get one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
+    /// Programs of the caller's to run on the way.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
     /// The config's annotations, for `state`.
     pub annotations: BTreeMap<String, String>,
     /// What is adapted, and why: shown once at `create`.
@@ -188,6 +197,12 @@ pub struct Mount {
     pub no_symlinks: bool,
     /// Whether the destination may lie inside procfs (lxcfs-style files only: CVE-2019-16884).
     pub inside_proc: bool,
+    /// The map of the ids on it, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<MountIdMap>,
+    /// Whether it begins with a copy of what it covers (`tmpcopyup`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub copy_up: bool,
 }
 
 /// What is mounted.
@@ -210,6 +225,24 @@ pub enum MountSource {
         /// Superblock flags by their fsconfig(2) names (`ro`, `sync`, `dirsync`, `lazytime`, …).
         flags: Vec<String>,
         /// Superblock options; `None` is a flag without a value.
+        options: Vec<(String, Option<String>)>,
+    },
+    /// A new overlay filesystem.
+    Overlay {
+        /// What it is made of.
+        layers: Layers,
+        /// The source string.
+        source: String,
+        /// Superblock flags, as of any filesystem.
+        flags: Vec<String>,
+        /// The other superblock options.
+        options: Vec<(String, Option<String>)>,
+    },
+    /// What is mounted at the destination already, and gets other attributes (`remount`).
+    Present {
+        /// Superblock flags to set.
+        flags: Vec<String>,
+        /// Superblock options to change.
         options: Vec<(String, Option<String>)>,
     },
 }
@@ -255,15 +288,9 @@ pub enum Atime {
     Strictatime,
 }
 
-/// A device node, bound from the host because mknod(2) is refused in a user namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    /// Absolute path, in the container and on the host.
-    pub path: PathBuf,
-    /// Major number the host's node must have.
-    pub major: u32,
-    /// Minor number the host's node must have.
-    pub minor: u32,
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// A symbolic link to make.
@@ -303,7 +330,7 @@ pub struct Process {
     pub uid: u32,
     /// gid in the container.
     pub gid: u32,
-    /// Supplementary groups in the container. `None`: setgroups(2) is denied and the caller's groups stay.
+    /// Supplementary groups in the container. `None`: the caller's stay, as setgroups(2) is denied or the config wants it.
     pub additional_gids: Option<Vec<u32>>,
     /// umask, if one is given.
     pub umask: Option<u32>,
@@ -315,6 +342,9 @@ pub struct Process {
     pub no_new_privileges: bool,
     /// oom_score_adj to write, if one is given.
     pub oom_score_adj: Option<i32>,
+    /// Scheduling, memory policy, execution domain and labels.
+    #[serde(default, skip_serializing_if = "ProcessAttributes::is_empty")]
+    pub attributes: ProcessAttributes,
 }
 
 /// A terminal of the process's own (config.md, "terminal").
@@ -361,21 +391,43 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
+mod annotations;
+mod attributes;
 mod capability;
 mod compute;
+mod devices;
+mod filesystems;
+mod hooks;
 pub mod idmap;
+mod labels;
+mod mount_ids;
 mod mounts;
 mod namespaces;
+pub mod notify;
+mod number_set;
 mod options;
+mod overlay;
 mod process;
+mod resctrl;
+mod scheduling;
 mod seccomp;
 mod sysctl;
 
+pub use annotations::{ACTING as ACTING_ANNOTATIONS, Acting, keeps_groups};
+pub use attributes::{ProcessAttributes, Role, attributes};
 pub use capability::CapabilitySet;
+pub use devices::{Asked, Device, Fifo};
+pub use hooks::{Hook, Hooks};
+pub use mount_ids::MountIdMap;
 pub use namespaces::NAMESPACES;
+pub use number_set::NumberSet;
 pub use options::known as mount_options;
+pub use overlay::{Layers, joined as joined_layers};
 pub(crate) use process::RESOURCES;
 pub use process::{Ids, process};
+pub use scheduling::{
+    CpuAffinity, IoPriority, MEMORY_POLICY_FLAGS, MEMORY_POLICY_MODES, MemoryPolicy, Scheduler,
+};
 pub use seccomp::{
     Seccomp, SeccompAction, SeccompCondition, SeccompFlag, SeccompListener, SeccompOperator,
     SeccompRule, seccomp,

@@ -7,6 +7,8 @@
 //!   runtime ──Go──▶ init      the id maps are written
 //!   runtime ◀─Note─ init      something the kernel would not do, adapted (any number)
 //!   runtime ◀Console init     the first end of the container's terminal, as an fd
+//!   runtime ◀Mounted init      where there are hooks: all is mounted, the root is not changed yet
+//!   runtime HooksDone▶ init    the runtime's hooks have run
 //!   runtime ◀Ready─ init      everything is set up
 //!   runtime ─Detach▶ init     the state is recorded: outlive the runtime, wait for `start`
 //!   runtime ◀Detached init
@@ -23,6 +25,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 use crate::plan::Note;
 use crate::sys;
 
@@ -31,6 +34,8 @@ use crate::sys;
 pub enum Order {
     /// The id maps are written: set up the container.
     Go,
+    /// The hooks in the runtime's namespaces have run: go on.
+    HooksDone,
     /// The state is recorded: outlive the runtime and wait at the gate.
     Detach,
     /// Run the program.
@@ -49,6 +54,8 @@ pub enum Report {
     Note(Note),
     /// The terminal is made: its first end comes with this.
     Console,
+    /// Everything is mounted, and init waits for the runtime's hooks.
+    Mounted,
     /// Everything is set up but the program.
     Ready,
     /// Init no longer depends on the runtime.
@@ -68,6 +75,21 @@ pub struct Failure {
     pub cause: Option<String>,
     /// What the reader can do.
     pub hint: Option<String>,
+    /// Whether it was a hook that failed: the container is then removed (runtime.md, "Lifecycle").
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hook: bool,
+}
+
+impl Failure {
+    /// What `error` tells.
+    pub fn of(error: &Error) -> Self {
+        Self {
+            what: error.what().to_owned(),
+            cause: error.cause(),
+            hint: error.hints(),
+            by_hook: false,
+        }
+    }
 }
 
 /// The runtime's end.
@@ -107,10 +129,11 @@ impl InitEnd {
         Self(connection)
     }
 
-    /// Makes a report. A failure's text is cut so that it fits a packet.
+    /// Makes a report. The text of a failure or a note is cut so that it fits a packet.
     pub fn send(&self, report: &Report) -> sys::Result<()> {
         match report {
             Report::Failed(failure) => send(&self.0, &Report::Failed(shortened(failure))),
+            Report::Note(note) => send(&self.0, &Report::Note(shortened_note(note))),
             other => send(&self.0, other),
         }
     }
@@ -175,20 +198,38 @@ fn receive<T: for<'a> Deserialize<'a>>(
     Ok(Some((message, packet.fd)))
 }
 
-fn shortened(failure: &Failure) -> Failure {
-    // JSON may make six bytes of one; three texts share the packet.
-    const LONGEST: usize = sys::socket::MAX_PACKET / 6 / 3 - 16;
-    let cut = |text: &String| text.chars().take(LONGEST).collect::<String>();
-    let fits = |failure: &Failure| {
-        serde_json::to_vec(failure).is_ok_and(|text| text.len() + 32 < sys::socket::MAX_PACKET)
-    };
+/// The most characters of each of three texts that share a packet: JSON may make six bytes of one.
+const LONGEST: usize = sys::socket::MAX_PACKET / 6 / 3 - 16;
+
+fn cut(text: &str) -> String {
+    text.chars().take(LONGEST).collect()
+}
+
+fn fits<T: Serialize>(message: &T) -> bool {
+    serde_json::to_vec(message).is_ok_and(|text| text.len() + 32 < sys::socket::MAX_PACKET)
+}
+
+/// `failure`, cut so that it fits a packet.
+pub(super) fn shortened(failure: &Failure) -> Failure {
     if fits(failure) {
         return failure.clone();
     }
     Failure {
         what: cut(&failure.what),
-        cause: failure.cause.as_ref().map(cut),
-        hint: failure.hint.as_ref().map(cut),
+        cause: failure.cause.as_deref().map(cut),
+        hint: failure.hint.as_deref().map(cut),
+        by_hook: failure.by_hook,
+    }
+}
+
+fn shortened_note(note: &Note) -> Note {
+    if fits(note) {
+        return note.clone();
+    }
+    Note {
+        property: cut(&note.property),
+        reason: cut(&note.reason),
+        remedy: cut(&note.remedy),
     }
 }
 
@@ -223,6 +264,8 @@ pub enum ProtocolError {
 /// What the runtime waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// For `Mounted`.
+    Mounting,
     /// For `Ready`.
     SettingUp,
     /// For `Detached`.
@@ -234,6 +277,7 @@ pub enum Phase {
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Mounting => "mounting",
             Self::SettingUp => "setting up the container",
             Self::Detaching => "detaching from the runtime",
             Self::Starting => "starting the program",
@@ -264,10 +308,11 @@ impl Handshake {
     /// What `report` (`None`: the line has ended) means in `phase`.
     pub fn accept(phase: Phase, report: Option<Report>) -> Result<Next, ProtocolError> {
         match (phase, report) {
-            (Phase::SettingUp, Some(Report::Note(note))) => Ok(Next::Keep(note)),
-            (Phase::SettingUp, Some(Report::Console)) => Ok(Next::Console),
+            (Phase::Mounting | Phase::SettingUp, Some(Report::Note(note))) => Ok(Next::Keep(note)),
+            (Phase::Mounting | Phase::SettingUp, Some(Report::Console)) => Ok(Next::Console),
             (Phase::Starting, Some(Report::Listener)) => Ok(Next::Listener),
-            (Phase::SettingUp, Some(Report::Ready))
+            (Phase::Mounting, Some(Report::Mounted))
+            | (Phase::SettingUp, Some(Report::Ready))
             | (Phase::Detaching, Some(Report::Detached))
             | (Phase::Starting, None) => Ok(Next::Done),
             (_, Some(Report::Failed(failure))) => Ok(Next::Fail(failure)),
@@ -286,6 +331,7 @@ mod tests {
             what: "w".to_owned(),
             cause: None,
             hint: None,
+            by_hook: false,
         }
     }
 
@@ -299,15 +345,21 @@ mod tests {
 
     #[test]
     fn every_report_is_accepted_in_its_phase_only() {
-        let phases = [Phase::SettingUp, Phase::Detaching, Phase::Starting];
+        let phases = [
+            Phase::Mounting,
+            Phase::SettingUp,
+            Phase::Detaching,
+            Phase::Starting,
+        ];
         let reports = [
-            (Some(Report::Note(note())), [true, false, false]),
-            (Some(Report::Console), [true, false, false]),
-            (Some(Report::Ready), [true, false, false]),
-            (Some(Report::Detached), [false, true, false]),
-            (Some(Report::Listener), [false, false, true]),
-            (None, [false, false, true]),
-            (Some(Report::Failed(failure())), [true, true, true]),
+            (Some(Report::Note(note())), [true, true, false, false]),
+            (Some(Report::Console), [true, true, false, false]),
+            (Some(Report::Mounted), [true, false, false, false]),
+            (Some(Report::Ready), [false, true, false, false]),
+            (Some(Report::Detached), [false, false, true, false]),
+            (Some(Report::Listener), [false, false, false, true]),
+            (None, [false, false, false, true]),
+            (Some(Report::Failed(failure())), [true, true, true, true]),
         ];
         for (report, accepted) in reports {
             for (phase, expected) in phases.into_iter().zip(accepted) {
@@ -361,6 +413,7 @@ mod tests {
             what: "\u{1}".repeat(10_000),
             cause: Some("é".repeat(10_000)),
             hint: Some("h".repeat(10_000)),
+            by_hook: true,
         };
         init.send(&Report::Failed(long)).unwrap();
         assert!(matches!(

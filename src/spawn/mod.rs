@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use crate::bundle::Bundle;
 use crate::error::{Doing, Error, Result};
 use crate::init::{Init, Manner, Stage};
-use crate::plan::{Namespace, Note, Plan, UserNamespace};
+use crate::plan::{Hook, Namespace, Note, Plan, UserNamespace};
 use crate::seccomp::{Agent, ContainerState};
 use crate::state::{
     Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, Status, UserNamespaceRecord,
@@ -23,19 +23,24 @@ use crate::userns::{self, Entering};
 mod exec;
 mod foreground;
 mod handover;
+pub mod hook;
+mod hooks;
 mod host_terminal;
 pub mod line;
 mod nameless;
+pub mod notify;
 mod relay;
 mod whole_file;
 
 pub use exec::{Joining, Member, exec};
 pub use foreground::wait as wait_in_foreground;
 pub use handover::Receiver;
+pub use hooks::{Poststop, Runner};
 pub use host_terminal::HostTerminal;
 pub use relay::Relay;
 pub use whole_file::WholeFile;
 
+use hook::Told;
 use line::{Failure, Handshake, Next, Order, Phase, ProtocolError, RuntimeEnd};
 
 /// What is done with the container once it is set up.
@@ -66,6 +71,10 @@ pub struct Creation<'a> {
     pub outlets: Outlets,
     /// How far to go.
     pub until: Until,
+    /// Whether its program is told of a socket in the state directory (NOTIFY_SOCKET).
+    pub notify: bool,
+    /// Who runs hooks in the caller's namespaces; needed only where the plan has some.
+    pub runner: Option<&'a Runner>,
 }
 
 /// Where the caller wants to be told of a new process.
@@ -163,6 +172,7 @@ impl Creation<'_> {
                     line,
                     gate,
                     stage,
+                    told: self.told(),
                 }
                 .run()
             }
@@ -202,6 +212,12 @@ impl Creation<'_> {
         self.entry.write_config(&self.bundle.config)?;
         let mut record = self.record(child, outer, mark)?;
         self.entry.draft_record(&record)?;
+        if self.plan.hooks.has_any_before_root() {
+            wait_for(Phase::Mounting, line, &mut heard)?;
+            let hooks = self.plan.hooks.runtime_before_root();
+            self.run_hooks(hooks, Status::Creating, child)?;
+            order(line, Order::HooksDone)?;
+        }
         wait_for(Phase::SettingUp, line, &mut heard)?;
         tracing::debug!(notes = heard.notes.len(), "the container is set up");
         if heard.notes.len() > record.notes.len() {
@@ -223,10 +239,39 @@ impl Creation<'_> {
                 let die_with_runtime = self.until == Until::Foreground;
                 order(line, Order::Exec { die_with_runtime })?;
                 wait_for(Phase::Starting, line, &mut heard)?;
+                self.run_hooks(&self.plan.hooks.poststart, Status::Running, child)?;
             }
         }
         self.outlets.tell(child, "standard")?;
         Ok(heard)
+    }
+
+    /// Runs hooks in the caller's namespaces.
+    fn run_hooks<'h>(
+        &self,
+        hooks: impl IntoIterator<Item = &'h Hook>,
+        status: Status,
+        child: &Child,
+    ) -> Result<()> {
+        let mut hooks = hooks.into_iter().peekable();
+        if hooks.peek().is_none() {
+            return Ok(());
+        }
+        let runner = self
+            .runner
+            .ok_or_else(|| Error::new("there is nobody to run the hooks"))?;
+        let state = self.told().text(status, Some(child.pid))?;
+        runner.run(hooks, &state, &self.bundle.directory)
+    }
+
+    /// What hooks are told of the container.
+    pub fn told(&self) -> Told<'_> {
+        Told {
+            oci_version: self.bundle.spec.version(),
+            id: self.entry.id(),
+            bundle: &self.bundle.directory,
+            annotations: &self.plan.annotations,
+        }
     }
 
     /// What to remember of the container, with the notes of the plan.
@@ -263,6 +308,8 @@ impl Creation<'_> {
             keyring: self.manner.keyring.clone(),
             no_pivot: self.manner.no_pivot,
             user_namespace,
+            hooks: self.plan.hooks.for_later(),
+            notify: self.notify,
             mark,
             listener: self.plan.seccomp.as_ref().and_then(|s| s.listener.clone()),
             notes: self.plan.notes.clone(),
@@ -289,8 +336,26 @@ fn clone_flags(plan: &Plan) -> u32 {
     })
 }
 
+/// A program that was not run.
+#[derive(Debug)]
+pub struct NotStarted {
+    /// Why.
+    pub error: Error,
+    /// Whether a hook failed, and the container is to be removed.
+    pub by_hook: bool,
+}
+
+impl From<Error> for NotStarted {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            by_hook: false,
+        }
+    }
+}
+
 /// Runs the program of a container that was created (runtime.md, "start"). `record` is its own.
-pub fn start(entry: &Entry, record: &Record) -> Result<()> {
+pub fn start(entry: &Entry, record: &Record) -> std::result::Result<(), NotStarted> {
     let mut heard = Heard::default();
     if let Some(listener) = &record.listener {
         let mut agent = Agent::connect(listener)?;
@@ -302,11 +367,11 @@ pub fn start(entry: &Entry, record: &Record) -> Result<()> {
     let connection = match sys::socket::connect(entry.directory(), GATE) {
         Err(error) if error.is(nix::libc::ECONNREFUSED) => {
             if !record.process.is_alive(&record.boot_id) {
-                return Err(Error::new("cannot start a container that has stopped"));
+                return Err(Error::new("cannot start a container that has stopped").into());
             }
             // A `start` before this one was killed after it had done its work.
             entry.remove_gate()?;
-            return Err(Error::new("cannot start an already running container"));
+            return Err(Error::new("cannot start an already running container").into());
         }
         connected => RuntimeEnd::over(connected.doing(what)?),
     };
@@ -323,9 +388,12 @@ pub fn start(entry: &Entry, record: &Record) -> Result<()> {
             let killed = sys::process::send_signal(&process, nix::libc::SIGKILL);
             tracing::debug!("ending the process: {killed:?}");
         }
-        problem.explain(None)
+        NotStarted {
+            by_hook: matches!(&problem, Problem::Init(failure) if failure.by_hook),
+            error: problem.explain(None),
+        }
     })?;
-    entry.remove_gate()
+    Ok(entry.remove_gate()?)
 }
 
 /// Why the conversation with init ended.
