@@ -16,6 +16,7 @@ use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
 mod json;
+mod namespaces;
 mod raw;
 mod support;
 mod template;
@@ -162,8 +163,12 @@ impl Bundle {
 
     /// As [`Bundle::open`], with the configuration in `file`.
     pub fn open_with(directory: &Path, file: &Path) -> Result<Self, BundleError> {
-        let config = sys::path::read_regular(file, CONFIG_LIMIT).map_err(BundleError::Read)?;
-        Self::parse(directory.to_owned(), config)
+        Self::parse(directory.to_owned(), Self::read(file)?)
+    }
+
+    /// Reads the text of a configuration as [`Bundle::open`] does.
+    pub fn read(file: &Path) -> Result<Vec<u8>, BundleError> {
+        sys::path::read_regular(file, CONFIG_LIMIT).map_err(BundleError::Read)
     }
 
     /// As [`Bundle::parse`], with `process`, the text of a process (config.md, "process"), in place of the one in `config`.

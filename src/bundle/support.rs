@@ -38,8 +38,6 @@ const REFUSED: &[&str] = &[
     "/linux/seccomp",
     "/linux/mountLabel",
     "/linux/personality",
-    "/linux/timeOffsets",
-    "/linux/namespaces/*/path",
 ];
 
 /// Properties of other platforms.

@@ -216,6 +216,7 @@ fn mounts(spec: &Spec, problems: &mut Problems) {
 
 fn linux(linux: &Linux, problems: &mut Problems) {
     id_mappings(linux, problems);
+    problems.0.extend(super::namespaces::check(linux));
     let lists = [
         ("maskedPaths", linux.masked_paths()),
         ("readonlyPaths", linux.readonly_paths()),

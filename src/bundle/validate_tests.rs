@@ -178,8 +178,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "/linux/namespaces/-",
-        r#"{"type": "time", "path": "/x"}"#,
-        "/linux/namespaces/6/path: not supported yet",
+        r#"{"type": "time", "path": "x"}"#,
+        "/linux/namespaces/6/path: must be an absolute path",
     ),
     (
         "/linux/rootfsPropagation",
@@ -200,6 +200,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "/linux/netDevices",
         r#"{"eth0": {}}"#,
         "/linux/netDevices: not supported yet",
+    ),
+    (
+        "/linux/timeOffsets",
+        r#"{"boottime": {"secs": 1}}"#,
+        "/linux/timeOffsets: needs a new namespace of type \"time\" in /linux/namespaces",
     ),
     (
         "/linux/resources",

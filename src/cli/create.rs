@@ -6,7 +6,7 @@ use super::exit_file::ExitFile;
 use super::io::{Front, Io};
 use super::{Global, protect};
 use crate::error::{Doing, Error, Result};
-use crate::host::HostFacts;
+use crate::host::{HostFacts, Joinable};
 use crate::init::Manner;
 use crate::log::Log;
 use crate::plan::{self, CapabilitySet, Note, Plan, Process};
@@ -145,14 +145,20 @@ struct Making {
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(&common.id)?;
     let preserved = common.io.preserved()?;
-    let facts = HostFacts::probe();
+    let mut facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
-    // The helpers work while the config is read.
+    let config = super::spec::read_config(&common.bundle, common.config.as_deref())?;
+    let early = config.parse_if_it_joins(&mut facts)?;
+    let joinable = early.as_ref().map(|(_, joinable)| joinable);
     let outer = plan::idmap::outer(&facts);
     tracing::debug!(state = ?store.path(), ?outer, "entering the outer user namespace");
-    let entering = userns::begin(&outer, &store)?;
-    let mut bundle = super::spec::open_bundle(&common.bundle, common.config.as_deref())?;
+    let entering = userns::begin(&outer, &store, joinable.unwrap_or(&Joinable::default()))?;
+    // The helpers work while the config is parsed.
+    let (mut bundle, joinable) = match early {
+        Some(early) => early,
+        None => (config.parse()?, Joinable::default()),
+    };
     if common.tty {
         bundle.give_terminal();
     }
@@ -177,6 +183,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let creation = Creation {
         bundle: &bundle,
         plan: &plan,
+        joinable: &joinable,
         manner,
         owner: facts
             .user_name

@@ -8,7 +8,6 @@ use crate::log::Log;
 use crate::plan::Note;
 use crate::state::{Entry, Members, Record, Status, Store};
 use crate::sys;
-use crate::sys::ns::flag;
 
 /// How long a killed process may take to be gone, in milliseconds.
 const PATIENCE: i32 = 10_000;
@@ -97,7 +96,7 @@ fn end(entry: &Entry, record: Option<&Record>, force: bool, notes: &mut Vec<Note
             .hint(format!("`lodger delete -f {}` kills it first", entry.id())));
     }
     // The kernel ends a pid namespace with its first process.
-    if record.namespaces & flag::PID != 0 {
+    if record.ends_with_first() {
         return end_first(record);
     }
     end_all(record, force, notes)

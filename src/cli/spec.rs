@@ -7,7 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use super::print;
 use crate::bundle::{Bundle, BundleError, Problem, rootless_template, template};
 use crate::error::{Doing, Error, Result, printable_json};
-use crate::host::HostFacts;
+use crate::host::{self, HostFacts, Joinable};
 use crate::plan::Plan;
 use crate::sys;
 
@@ -75,8 +75,12 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 
 /// Does what `plan` asks.
 pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
-    let facts = HostFacts::probe();
-    let bundle = open_bundle(&args.bundle, None)?;
+    let mut facts = HostFacts::probe();
+    let config = read_config(&args.bundle, None)?;
+    let bundle = match config.parse_if_it_joins(&mut facts)? {
+        Some((bundle, _)) => bundle,
+        None => config.parse()?,
+    };
     let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
     let text = serde_json::to_string_pretty(&plan)
         .map_err(|error| Error::new("cannot print the plan").because(error))?;
@@ -84,15 +88,45 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Opens the bundle at `path`, which may be relative to the working directory; `config` is read in place of its config.json.
-pub(super) fn open_bundle(path: &Path, config: Option<&Path>) -> Result<Bundle> {
+/// The text of a config.json, and the bundle that it is of.
+pub(super) struct Config {
+    directory: PathBuf,
+    text: Vec<u8>,
+}
+
+/// Reads the config of the bundle at `path`, which may be relative to the working directory; `file` is read in place of
+/// its config.json.
+pub(super) fn read_config(path: &Path, file: Option<&Path>) -> Result<Config> {
     let directory = std::fs::canonicalize(path)
         .map_err(|error| Error::new(format!("cannot find the bundle {path:?}")).because(error))?;
-    match config {
-        Some(file) => Bundle::open_with(&directory, file),
-        None => Bundle::open(&directory),
+    let usual = directory.join("config.json");
+    let text = Bundle::read(file.unwrap_or(&usual)).map_err(|error| explain(&error))?;
+    Ok(Config { directory, text })
+}
+
+impl Config {
+    /// The bundle.
+    pub(super) fn parse(self) -> Result<Bundle> {
+        Bundle::parse(self.directory, self.text).map_err(|error| explain(&error))
     }
-    .map_err(|error| explain(&error))
+
+    /// The bundle, with the namespaces that it names by path, which have to be looked at before this process goes into
+    /// another user namespace. `None`: it names none.
+    pub(super) fn parse_if_it_joins(
+        &self,
+        facts: &mut HostFacts,
+    ) -> Result<Option<(Bundle, Joinable)>> {
+        if !host::may_join(&self.text) {
+            return Ok(None);
+        }
+        let bundle = Bundle::parse(self.directory.clone(), self.text.clone())
+            .map_err(|error| explain(&error))?;
+        let linux = bundle.spec.linux().as_ref();
+        let namespaces = linux.and_then(|l| l.namespaces().as_deref());
+        let joinable = Joinable::look(namespaces.unwrap_or_default(), facts);
+        facts.namespaces = joinable.readings();
+        Ok(Some((bundle, joinable)))
+    }
 }
 
 /// The error of a bundle that cannot be used.

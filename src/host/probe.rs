@@ -69,6 +69,7 @@ impl HostFacts {
             last_capability,
             limits: limits(),
             user_name,
+            namespaces: Vec::new(),
         }
     }
 }

@@ -162,12 +162,15 @@ impl Init<'_> {
         let plan = self.plan;
         let umask = sys::cred::swap_umask(0o022);
         begin_session()?;
+        // Whoever has joined a user namespace has done so before.
+        if !matches!(plan.user_namespace, UserNamespace::Joined { .. }) {
+            // Before this process becomes undumpable: its /proc files are no longer its own then.
+            set_oom_score(&plan.process)?;
+        }
         if plan.namespaces.contains(&Namespace::Cgroup) {
             sys::ns::unshare(sys::ns::flag::CGROUP)
                 .doing(|| "cannot make a cgroup namespace".to_owned())?;
         }
-        // Before this process becomes undumpable: its /proc files are no longer its own then.
-        set_oom_score(&plan.process)?;
 
         self.enter(Stage::Sources);
         sys::mount::make_all_slave().doing(|| "cannot leave mount propagation".to_owned())?;
@@ -355,16 +358,12 @@ fn protocol(error: crate::spawn::line::ProtocolError) -> Error {
 
 /// Reports the error over the line and ends; if the runtime is gone there is nobody to tell.
 fn give_up(line: &InitEnd, error: &Error) -> ! {
-    let failure = Failure {
-        what: error.what().to_owned(),
-        cause: error.cause(),
-        hint: error.hints(),
-    };
-    let _nobody_to_tell = line.send(&Report::Failed(failure));
+    let _nobody_to_tell = line.send(&Report::Failed(Failure::of(error)));
     sys::process::exit_now(1)
 }
 
-fn set_oom_score(process: &Process) -> Result<()> {
+/// Writes the oom_score_adj that the process is to have, if one is given.
+pub(crate) fn set_oom_score(process: &Process) -> Result<()> {
     let Some(score) = process.oom_score_adj else {
         return Ok(());
     };
@@ -384,14 +383,8 @@ pub fn write_oom_score(score: i32) -> Result<()> {
 /// Takes the ids of the container's root, if it has one, and keeps others from looking in.
 fn become_root(plan: &Plan) -> Result<()> {
     let what = || "cannot become the container's root".to_owned();
-    if let UserNamespace::New {
-        uid_map,
-        gid_map,
-        setgroups,
-        ..
-    } = &plan.user_namespace
-    {
-        if *setgroups && is_on(Defence::Groups) {
+    if let Some((uid_map, gid_map)) = plan.user_namespace.maps() {
+        if plan.user_namespace.setgroups() == Some(true) && is_on(Defence::Groups) {
             sys::cred::set_groups(&[]).doing(what)?;
         }
         take_root_ids(uid_map, gid_map)?;

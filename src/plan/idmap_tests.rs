@@ -40,6 +40,7 @@ fn facts() -> HostFacts {
         bounding_set: 0,
         last_capability: 40,
         limits: BTreeMap::new(),
+        namespaces: Vec::new(),
     }
 }
 
@@ -83,7 +84,7 @@ fn new(config: ConfigMaps, facts: &HostFacts) -> Parts {
             },
             notes,
         ) => (outer, uid_map, gid_map, setgroups, notes),
-        (UserNamespace::Inherit, _) => panic!("inherited"),
+        (other, _) => panic!("{other:?}"),
     }
 }
 

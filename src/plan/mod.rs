@@ -19,6 +19,12 @@ pub struct Plan {
     pub user_namespace: UserNamespace,
     /// The other namespaces to make new, in the order of [`Namespace`].
     pub namespaces: Vec<Namespace>,
+    /// The namespaces to join, besides the user namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joined: Vec<JoinedNamespace>,
+    /// Offsets of the clocks in the new time namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub time_offsets: Vec<ClockOffset>,
     /// The root filesystem.
     pub root: Root,
     /// Mounts, in the order they are made.
@@ -73,6 +79,42 @@ pub enum UserNamespace {
         /// Whether setgroups(2) stays allowed. `deny` must be written where it does not.
         setgroups: bool,
     },
+    /// The one that the config names by path, with the ids it has.
+    Joined {
+        /// Which of `linux.namespaces` names it.
+        index: usize,
+        /// Its uid map. `host_id` is an id of the caller's own user namespace.
+        uid_map: Vec<IdMapping>,
+        /// Its gid map, likewise.
+        gid_map: Vec<IdMapping>,
+        /// Whether setgroups(2) is allowed in it.
+        setgroups: bool,
+    },
+}
+
+/// A namespace, other than a user namespace, that is joined (setns(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedNamespace {
+    /// What it is of.
+    pub kind: Namespace,
+    /// Which of `linux.namespaces` names it.
+    pub index: usize,
+    /// The path that names it.
+    pub path: PathBuf,
+    /// Whether it belongs to the container's user namespace, or to one made in there: else the container has no
+    /// capability over it.
+    pub owned: bool,
+}
+
+/// How far a clock of the container is ahead of the host's (time_namespaces(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockOffset {
+    /// `monotonic` or `boottime`.
+    pub clock: String,
+    /// Seconds.
+    pub secs: i64,
+    /// Nanoseconds to add, below 1,000,000,000.
+    pub nanosecs: u32,
 }
 
 /// The outer user namespace ("O"): an identity map of exactly the caller's own ids.
@@ -366,9 +408,10 @@ mod namespaces;
 mod options;
 mod process;
 mod sysctl;
+mod time_offsets;
 
 pub use capability::CapabilitySet;
-pub use namespaces::NAMESPACES;
+pub use namespaces::{NAMESPACES, pointer as namespace_pointer};
 pub use options::known as mount_options;
 pub(crate) use process::RESOURCES;
 pub use process::{Ids, process};

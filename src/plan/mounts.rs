@@ -3,7 +3,9 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::options::{self, Options};
-use super::{Attribute, Ids, Mount, MountSource, Namespace, Note, PropagationKind};
+use super::{
+    Attribute, Ids, JoinedNamespace, Mount, MountSource, Namespace, Note, PropagationKind,
+};
 use crate::bundle::Problem;
 use crate::sys::defence::{Defence, is_on};
 
@@ -30,8 +32,10 @@ const LATER: [&str; 5] = ["overlay", "fuse", "ramfs", "binfmt_misc", "bpf"];
 pub(super) struct Context<'a> {
     /// The bundle's directory: relative sources start here.
     pub directory: &'a Path,
-    /// The namespaces made new.
+    /// The namespaces that belong to the container's user namespace.
     pub namespaces: &'a [Namespace],
+    /// The namespaces that are joined.
+    pub joined: &'a [JoinedNamespace],
     /// The container's ids.
     pub ids: Ids<'a>,
 }
@@ -168,17 +172,20 @@ impl Planner<'_> {
 
     fn filesystem(&mut self, kind: &str) -> Option<MountSource> {
         match kind {
-            "proc" if !self.has_own(Namespace::Pid) => Some(self.stand_in("/proc", "pid")),
+            "proc" if !self.has_own(Namespace::Pid) => Some(self.stand_in("/proc", Namespace::Pid)),
             "sysfs" if !self.has_own(Namespace::Network) => {
                 self.options.recursive.set(Attribute::Ro);
-                Some(self.stand_in("/sys", "network"))
+                Some(self.stand_in("/sys", Namespace::Network))
             }
             "mqueue" if !self.has_own(Namespace::Ipc) => {
-                self.problem(
-                    "/type",
+                let message = if self.joins(Namespace::Ipc) {
+                    "message queues belong to the IPC namespace, and the one that is joined to another user namespace than \
+                     the container's: join that one too, or bind /dev/mqueue"
+                } else {
                     "message queues belong to the IPC namespace: this needs a namespace of type \"ipc\" in \
-                     /linux/namespaces, or a bind mount of /dev/mqueue",
-                );
+                     /linux/namespaces, or a bind mount of /dev/mqueue"
+                };
+                self.problem("/type", message);
                 None
             }
             "cgroup" | "cgroup2" => Some(self.cgroup(kind)),
@@ -217,7 +224,11 @@ impl Planner<'_> {
     }
 
     /// The host's own tree in place of a filesystem that only the owner of the `namespace` may mount.
-    fn stand_in(&mut self, source: &str, namespace: &str) -> MountSource {
+    fn stand_in(&mut self, source: &str, kind: Namespace) -> MountSource {
+        let namespace = match kind {
+            Namespace::Pid => "pid",
+            _ => "network",
+        };
         let fstype = self.spec.typ().clone().unwrap_or_default();
         let readonly = self.options.recursive.set.contains(&Attribute::Ro);
         let manner = if readonly { ", read-only" } else { "" };
@@ -226,7 +237,10 @@ impl Planner<'_> {
             format!(
                 "the host's {source} is bound{manner}: a new {fstype} needs a {namespace} namespace of the container's own"
             ),
-            format!("add {{\"type\": {namespace:?}}} to /linux/namespaces"),
+            match self.joins(kind) {
+                true => format!("join the user namespace that the {namespace} namespace belongs to as well"),
+                false => format!("add {{\"type\": {namespace:?}}} to /linux/namespaces"),
+            },
         );
         self.drop_filesystem_options(source);
         MountSource::Bind {
@@ -357,6 +371,12 @@ impl Planner<'_> {
 
     fn has_own(&self, namespace: Namespace) -> bool {
         self.context.namespaces.contains(&namespace)
+    }
+
+    /// Whether the namespace of this kind is one that is joined.
+    fn joins(&self, namespace: Namespace) -> bool {
+        let mut joined = self.context.joined.iter();
+        joined.any(|joined| joined.kind == namespace)
     }
 
     fn note(&mut self, member: impl AsRef<str>, reason: impl AsRef<str>, remedy: impl AsRef<str>) {

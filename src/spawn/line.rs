@@ -64,6 +64,17 @@ pub struct Failure {
     pub hint: Option<String>,
 }
 
+impl Failure {
+    /// What is told of `error`.
+    pub fn of(error: &crate::error::Error) -> Self {
+        Self {
+            what: error.what().to_owned(),
+            cause: error.cause(),
+            hint: error.hints(),
+        }
+    }
+}
+
 /// The runtime's end.
 #[derive(Debug)]
 pub struct RuntimeEnd(OwnedFd);

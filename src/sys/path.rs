@@ -118,11 +118,15 @@ pub fn open_magic(path: &Path) -> Result<OwnedFd> {
         .map_err(|e| Error::new("openat", format!("{path:?}, O_RDONLY"), e))
 }
 
+/// Opens a file that exists for writing.
+pub fn open_to_write(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::new("openat", format!("{path:?}, O_WRONLY"), e))
+}
+
 /// Writes `content` in one write(2) to a file that exists, as the files of /proc want it.
 pub fn write_existing(path: &Path, content: &[u8]) -> Result<()> {
-    let fd = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| Error::new("openat", format!("{path:?}, O_WRONLY"), e))?;
-    write_once(fd, content, path)
+    write_once(open_to_write(path)?, content, path)
 }
 
 /// Writes `content` in one write(2). `path` is for the message.
