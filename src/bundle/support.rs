@@ -23,7 +23,6 @@ const REFUSED: &[&str] = &[
     "/hooks/poststart",
     "/hooks/poststop",
     "/linux/devices",
-    "/linux/netDevices",
     "/linux/cgroupsPath",
     "/linux/resources/memory",
     "/linux/resources/cpu",

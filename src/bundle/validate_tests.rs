@@ -198,8 +198,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "/linux/netDevices",
-        r#"{"eth0": {}}"#,
-        "/linux/netDevices: not supported yet",
+        r#"{"eth0": {"name": "a name"}}"#,
+        "/linux/netDevices/eth0/name: is not the name of a network device: it may have no \"/\", \":\", \"%\" or space, but for one \"%d\" in the new name",
     ),
     (
         "/linux/timeOffsets",

@@ -63,6 +63,7 @@ mod tests {
             last_capability: 40,
             limits: BTreeMap::new(),
             namespaces: Vec::new(),
+            network: None,
         }
     }
 

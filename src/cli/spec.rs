@@ -110,8 +110,8 @@ impl Config {
         Bundle::parse(self.directory, self.text).map_err(|error| explain(&error))
     }
 
-    /// The bundle, with the namespaces that it names by path, which have to be looked at before this process goes into
-    /// another user namespace. `None`: it names none.
+    /// The bundle, with what else has to be looked at before this process goes into another user namespace: namespaces that
+    /// it names by path, and network devices. `None`: it names none.
     pub(super) fn parse_if_it_joins(
         &self,
         facts: &mut HostFacts,
@@ -125,6 +125,10 @@ impl Config {
         let namespaces = linux.and_then(|l| l.namespaces().as_deref());
         let joinable = Joinable::look(namespaces.unwrap_or_default(), facts);
         facts.namespaces = joinable.readings();
+        let devices = linux.and_then(|l| l.net_devices().as_ref());
+        if let Some(devices) = devices.filter(|devices| !devices.is_empty()) {
+            facts.network = Some(host::net_devices(devices.keys(), facts));
+        }
         Ok(Some((bundle, joinable)))
     }
 }

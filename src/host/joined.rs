@@ -65,14 +65,15 @@ pub struct Joinable {
     outer: Option<OwnedFd>,
 }
 
-/// Whether `config` may name a namespace by path: what is found by looking at the text alone, which never misses one.
+/// Whether `config` may name a namespace by path, or network devices: what is found by looking at the text alone, which
+/// never misses one.
 pub fn may_join(config: &[u8]) -> bool {
     const LIST: &[u8] = b"\"namespaces\"";
     const PATH: &[u8] = b"\"path\"";
     let has = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|found| found == word);
     // A name may be written with escapes (RFC 8259 §7): those of letters.
     let escapes: [&[u8]; 3] = [b"\\u004", b"\\u006", b"\\u007"];
-    if escapes.iter().any(|escape| has(config, escape)) {
+    if has(config, b"\"netDevices\"") || escapes.iter().any(|escape| has(config, escape)) {
         return true;
     }
     let mut rest = config;
@@ -476,6 +477,7 @@ mod tests {
             ),
             (r#"{"linux":{"names\u0070aces":[{"path":"/p"}]}}"#, true),
             (r#"{"linux":{"n\u0065tDevices":{}}}"#, true),
+            (r#"{"linux":{"netDevices":{}}}"#, true),
             (r#"{"process":{"args":["\u003c\u2028"]}}"#, false),
             (r#"{"linux":{"namespaces":[{"type":"pid"#, false),
         ];

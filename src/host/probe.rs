@@ -70,6 +70,7 @@ impl HostFacts {
             limits: limits(),
             user_name,
             namespaces: Vec::new(),
+            network: None,
         }
     }
 }

@@ -8,10 +8,11 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 use super::idmap::{self, ConfigMaps};
 use super::mounts::{self, Context, clean};
 use super::namespaces::{self, Namespaces};
+use super::net_devices::net_devices;
 use super::time_offsets::time_offsets;
 use super::{
-    Device, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Root, UserNamespace,
-    process, sysctl,
+    Device, IdMapping, Ids, Link, Namespace, Note, Plan, Propagation, PropagationKind, Root,
+    UserNamespace, process, sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
 use crate::host::HostFacts;
@@ -69,6 +70,8 @@ impl Plan {
             namespaces::namespaces(linux, &user_namespace, facts, &mut notes, &mut problems);
         let owned = decided.owned();
         name_problems(spec, &decided, &mut problems);
+        let shares_network = decided.shares(Namespace::Network);
+        let net_devices = net_devices(linux, shares_network, facts, &mut problems);
         let root = root(bundle, &mut notes);
         let context = Context {
             directory: &bundle.directory,
@@ -102,6 +105,7 @@ impl Plan {
                 namespaces: decided.made,
                 joined: decided.joined,
                 time_offsets: time_offsets(linux),
+                net_devices,
                 user_namespace,
             }),
             _ => Err(problems),

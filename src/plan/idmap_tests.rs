@@ -41,6 +41,7 @@ fn facts() -> HostFacts {
         last_capability: 40,
         limits: BTreeMap::new(),
         namespaces: Vec::new(),
+        network: None,
     }
 }
 

@@ -25,6 +25,9 @@ pub struct Plan {
     /// Offsets of the clocks in the new time namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub time_offsets: Vec<ClockOffset>,
+    /// Network devices to move into the container's network namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub net_devices: Vec<NetDevice>,
     /// The root filesystem.
     pub root: Root,
     /// Mounts, in the order they are made.
@@ -115,6 +118,15 @@ pub struct ClockOffset {
     pub secs: i64,
     /// Nanoseconds to add, below 1,000,000,000.
     pub nanosecs: u32,
+}
+
+/// A network device of the host that becomes the container's (config-linux.md, "Network Devices").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetDevice {
+    /// Its name on the host.
+    pub name: String,
+    /// Its name in the container; a `%d` in it becomes the first number that is free.
+    pub target: String,
 }
 
 /// The outer user namespace ("O"): an identity map of exactly the caller's own ids.
@@ -405,6 +417,7 @@ mod compute;
 pub mod idmap;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod options;
 mod process;
 mod sysctl;

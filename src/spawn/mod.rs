@@ -26,6 +26,7 @@ mod host_terminal;
 mod joiner;
 pub mod line;
 mod nameless;
+mod net_devices;
 mod relay;
 mod whole_file;
 
@@ -133,6 +134,10 @@ impl Creation<'_> {
         let outer = entering.finish()?;
         let stage = SharedByte::new().doing(|| "cannot share memory with init".to_owned())?;
         let (child, line, mark) = self.clone_init(&stage)?;
+        let moved = match net_devices::move_all(&self.plan.net_devices, &child) {
+            Ok(moved) => moved,
+            Err(error) => return Err(undo(&child, error.into(), &stage)),
+        };
         match self.talk_through(&child, &line, outer, mark) {
             Ok(Heard { notes, console }) => Ok(Made {
                 child,
@@ -140,7 +145,14 @@ impl Creation<'_> {
                 console,
                 may_leave_others: new_flags(self.plan) & flag::PID == 0,
             }),
-            Err(problem) => Err(undo(&child, problem, &stage)),
+            Err(problem) => {
+                let lost = moved.and_then(|moved| moved.give_back());
+                let error = undo(&child, problem, &stage);
+                Err(match lost {
+                    Some(lost) => error.hint(lost),
+                    None => error,
+                })
+            }
         }
     }
 

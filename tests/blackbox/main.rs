@@ -39,6 +39,7 @@ mod logs;
 mod moments;
 mod namespaces;
 mod nested;
+mod netdevices;
 mod output;
 mod process;
 mod ps;
