@@ -9,7 +9,6 @@ use super::raw::visit;
 
 /// Properties that are refused; `*` stands for any array element or object member.
 const REFUSED: &[&str] = &[
-    "/linux/netDevices",
     "/linux/cgroupsPath",
     "/linux/resources/memory",
     "/linux/resources/cpu",
@@ -19,8 +18,6 @@ const REFUSED: &[&str] = &[
     "/linux/resources/network",
     "/linux/resources/rdma",
     "/linux/resources/unified",
-    "/linux/timeOffsets",
-    "/linux/namespaces/*/path",
 ];
 
 /// Properties of other platforms.
