@@ -16,11 +16,13 @@ use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
 mod json;
+mod limits;
 mod raw;
 mod support;
 mod template;
 mod validate;
 
+pub(crate) use limits::USUAL_SHARES;
 pub use support::is_supported;
 pub use template::{rootless_template, template};
 

@@ -4,8 +4,8 @@
 
 use serde_json::Value;
 
-use super::Problem;
 use super::raw::visit;
+use super::{Problem, limits};
 
 /// Properties that are refused; `*` stands for any array element or object member.
 const REFUSED: &[&str] = &[
@@ -24,15 +24,6 @@ const REFUSED: &[&str] = &[
     "/hooks/poststop",
     "/linux/devices",
     "/linux/netDevices",
-    "/linux/cgroupsPath",
-    "/linux/resources/memory",
-    "/linux/resources/cpu",
-    "/linux/resources/pids",
-    "/linux/resources/blockIO",
-    "/linux/resources/hugepageLimits",
-    "/linux/resources/network",
-    "/linux/resources/rdma",
-    "/linux/resources/unified",
     "/linux/intelRdt",
     "/linux/memoryPolicy",
     "/linux/seccomp",
@@ -58,7 +49,7 @@ const REFUSED_MOUNT_OPTIONS: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
 
 /// Whether the property that `pattern` names is done, and not refused; `*` stands as in the table.
 pub fn is_supported(pattern: &str) -> bool {
-    !REFUSED.contains(&pattern)
+    !REFUSED.contains(&pattern) && !limits::is_limit(pattern)
 }
 
 /// Takes from `config` what is in the tables, and lists what of it asked for something.
@@ -91,11 +82,12 @@ pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
             ));
         }
     });
+    problems.extend(limits::problems(config));
     problems
 }
 
 /// Whether `value` asks for anything.
-fn asks(value: &Value) -> bool {
+pub(super) fn asks(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(value) => *value,

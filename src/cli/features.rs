@@ -57,7 +57,7 @@ fn document() -> Value {
 }
 
 fn linux() -> Value {
-    let cgroups = is_supported("/linux/cgroupsPath");
+    let cgroups = is_supported("/linux/resources/pids");
     json!({
         "namespaces": plan::NAMESPACES,
         "capabilities": plan::CapabilitySet(u64::MAX).names().collect::<Vec<_>>(),
@@ -91,7 +91,7 @@ mod tests {
             ("/process/selinuxLabel", "/linux/selinux/enabled"),
             ("/linux/intelRdt", "/linux/intelRdt/enabled"),
             ("/linux/netDevices", "/linux/netDevices/enabled"),
-            ("/linux/cgroupsPath", "/linux/cgroup/v2"),
+            ("/linux/resources/pids", "/linux/cgroup/v2"),
         ] {
             let told = document.pointer(feature).and_then(Value::as_bool);
             assert_eq!(told, Some(is_supported(pointer)), "{feature}");

@@ -9,7 +9,7 @@ use super::idmap::{self, ConfigMaps};
 use super::mounts::{self, Context, clean};
 use super::{
     Device, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Root, UserNamespace,
-    namespaces, process, sysctl,
+    cgroup, namespaces, process, sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
 use crate::host::HostFacts;
@@ -77,6 +77,7 @@ impl Plan {
         let sysctl = sysctl::sysctl(&parameters, &namespaces, new, &mut problems);
         let process = plan_process(spec, ids, &mut notes, &mut problems);
         note_resources(linux, &mut notes);
+        cgroup::notes(linux, &mut notes);
         let annotations = annotations(spec, &mut notes);
         let own_dev = !mounts::has_host_dev(&mounts);
         match process {

@@ -359,6 +359,7 @@ pub struct Rlimit {
 }
 
 mod capability;
+pub(crate) mod cgroup;
 mod compute;
 pub mod idmap;
 mod mounts;

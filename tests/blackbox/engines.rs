@@ -1,5 +1,7 @@
 //! What engines put before the verb, and how they read the version.
 
+use serde_json::json;
+
 use crate::harness::{Fixture, lodger_only};
 
 /// As moby reads it: the last word after `version`, and what follows `commit:`.
@@ -89,4 +91,57 @@ fn the_global_options_of_engines_are_taken() {
     slurm(&["kill", "-a", "c"]).ok();
     slurm(&["kill", "-a", "c", "KILL"]).ok();
     slurm(&["delete", "--force", "c"]).ok();
+}
+
+/// As podman writes it for `--pid=host`, with the parameter that it always sets.
+#[test]
+fn kernel_parameters_are_set_with_the_pid_namespace_of_the_host() {
+    let mut fixture = Fixture::new();
+    fixture.without_namespace("pid").unmount("/proc");
+    fixture.mount(json!({"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind", "nosuid"]}));
+    fixture.config["linux"]["sysctl"] =
+        json!({"net.ipv4.ping_group_range": "0 0", "kernel.msgmax": "9000"});
+    fixture.args(&[
+        "/bin/cat",
+        "/proc/sys/net/ipv4/ping_group_range",
+        "/proc/sys/kernel/msgmax",
+    ]);
+    assert_eq!(fixture.run().ok(), "0\t0\n9000\n");
+}
+
+/// As every engine that knows of cgroups writes it. Each of the ways to ask for one is told once.
+#[test]
+fn a_cgroup_that_is_not_made_is_told() {
+    lodger_only!("the note on a cgroup that is not made");
+    let mut fixture = Fixture::new();
+    let told = |fixture: &Fixture, options: &[&str]| {
+        fixture.write_config();
+        let whole: Vec<&str> = options.iter().chain(&["run", "c"]).copied().collect();
+        let ran = fixture.bare(&whole).exits(0);
+        (ran.err.matches("/linux/cgroupsPath: ").count(), ran.err)
+    };
+    assert_eq!(told(&fixture, &["--cgroup-manager=disabled"]).0, 0);
+    for options in [
+        &["--systemd-cgroup"][..],
+        &["--cgroup-manager", "systemd"],
+        &["--cgroup-manager=cgroupfs"],
+    ] {
+        let (count, err) = told(&fixture, options);
+        assert_eq!(count, 1, "{err}");
+        assert!(err.contains(options[0].split('=').next().unwrap()), "{err}");
+    }
+    fixture.config["linux"]["cgroupsPath"] = json!("user.slice:libpod:c");
+    let (count, err) = told(&fixture, &["--systemd-cgroup"]);
+    assert_eq!(count, 1, "{err}");
+    assert!(err.contains("stays in its caller's cgroup"), "{err}");
+    // What asks for no limit is no reason to fail, and what asks for one is.
+    fixture.config["linux"]["resources"] =
+        json!({"pids": {"limit": 0}, "memory": {"limit": -1}, "cpu": {"shares": 1024}});
+    assert!(
+        told(&fixture, &[])
+            .1
+            .contains("/linux/resources/pids/limit: 0 is")
+    );
+    fixture.config["linux"]["resources"] = json!({"pids": {"limit": 2048}});
+    fixture.run().fails(1, "podman run --pids-limit=-1");
 }
