@@ -1,7 +1,8 @@
 //! What a container's process can see and reach, told from the inside as one JSON object on stdout.
 //!
 //! `probe report` looks; `probe overwrite SECONDS` attacks: it tries to write to the executable of every process it can
-//! see (CVE-2019-5736), until the time is over or /tmp/stop is there. Built static, so that it runs on any root filesystem.
+//! see (CVE-2019-5736), until the time is over or /tmp/stop is there. `probe notify WORD…` sends each word to NOTIFY_SOCKET
+//! (sd_notify(3)) in turn, but waits for the file where one is `wait:FILE`. Built static, so that it runs on any root filesystem.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::disallowed_methods,
@@ -38,7 +39,33 @@ fn main() -> ExitCode {
                 .unwrap_or(5);
             overwrite(Duration::from_secs(seconds));
         }
+        Some("notify") => return notify(&arguments[2..]),
         _ => return ExitCode::FAILURE,
+    }
+    ExitCode::SUCCESS
+}
+
+fn notify(words: &[String]) -> ExitCode {
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else {
+        println!("no NOTIFY_SOCKET");
+        return ExitCode::FAILURE;
+    };
+    println!("{}", address.display());
+    let socket = std::os::unix::net::UnixDatagram::unbound();
+    for word in words {
+        if let Some(file) = word.strip_prefix("wait:") {
+            while !Path::new(file).exists() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            continue;
+        }
+        let sent = socket
+            .as_ref()
+            .map(|s| s.send_to(word.as_bytes(), &address));
+        if !matches!(sent, Ok(Ok(_))) {
+            println!("{word}: {sent:?}");
+            return ExitCode::FAILURE;
+        }
     }
     ExitCode::SUCCESS
 }

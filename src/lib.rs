@@ -13,6 +13,7 @@ pub mod host;
 pub mod init;
 pub mod log;
 pub mod plan;
+pub mod seccomp;
 pub mod spawn;
 pub mod state;
 #[allow(

@@ -15,13 +15,17 @@ use serde_json::Value;
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
+mod attributes;
+mod hooks;
 mod json;
 mod limits;
 mod raw;
+pub mod seccomp;
 mod support;
 mod template;
 mod validate;
 
+pub use hooks::may_have_hooks;
 pub(crate) use limits::USUAL_SHARES;
 pub use support::is_supported;
 pub use template::{rootless_template, template};
@@ -159,13 +163,7 @@ impl Bundle {
         if !directory.is_absolute() {
             return Err(BundleError::Relative(directory.to_owned()));
         }
-        Self::open_with(directory, &directory.join("config.json"))
-    }
-
-    /// As [`Bundle::open`], with the configuration in `file`.
-    pub fn open_with(directory: &Path, file: &Path) -> Result<Self, BundleError> {
-        let config = sys::path::read_regular(file, CONFIG_LIMIT).map_err(BundleError::Read)?;
-        Self::parse(directory.to_owned(), config)
+        Self::parse(directory.to_owned(), read(&directory.join("config.json"))?)
     }
 
     /// As [`Bundle::parse`], with `process`, the text of a process (config.md, "process"), in place of the one in `config`.
@@ -200,6 +198,9 @@ impl Bundle {
         let mut value = json::parse(&config)?;
         let mut problems = support::refuse(&mut value);
         problems.extend(raw::check(&mut value));
+        attributes::check_decisive(&mut value, &mut problems);
+        attributes::check_lists(&mut value, &mut problems);
+        attributes::rename_flags(&mut value);
         let warnings = raw::pass_over(&mut value);
         match typed(value) {
             Ok(spec) => {
@@ -220,6 +221,11 @@ impl Bundle {
         }
         Err(BundleError::Invalid(problems))
     }
+}
+
+/// Reads the configuration in `file`, to be parsed with [`Bundle::parse`].
+pub fn read(file: &Path) -> Result<Vec<u8>, BundleError> {
+    sys::path::read_regular(file, CONFIG_LIMIT).map_err(BundleError::Read)
 }
 
 fn typed(value: Value) -> Result<Spec, Problem> {

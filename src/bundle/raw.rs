@@ -2,21 +2,45 @@
 
 use serde_json::{Map, Value};
 
-use super::{Problem, pointer_token};
-use crate::plan::{CapabilitySet, RESOURCES};
+use super::attributes::SCHEDULER_FLAGS;
+use super::{Problem, pointer_token, seccomp};
+use crate::plan::{CapabilitySet, MEMORY_POLICY_FLAGS, RESOURCES};
 
 /// Members without which an object means nothing; oci-spec would refuse it with less to say, or put a default in.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("/process", &["cwd"]),
     ("/mounts/*", &["destination"]),
     ("/process/rlimits/*", &["type", "soft", "hard"]),
+    ("/process/ioPriority", &["class", "priority"]),
+    ("/linux/personality", &["domain"]),
+    ("/hooks/prestart/*", &["path"]),
+    ("/hooks/createRuntime/*", &["path"]),
+    ("/hooks/createContainer/*", &["path"]),
+    ("/hooks/startContainer/*", &["path"]),
+    ("/hooks/poststart/*", &["path"]),
+    ("/hooks/poststop/*", &["path"]),
     ("/linux/namespaces/*", &["type"]),
     ("/linux/uidMappings/*", &["containerID", "hostID", "size"]),
     ("/linux/gidMappings/*", &["containerID", "hostID", "size"]),
+    ("/linux/seccomp", &["defaultAction"]),
+    ("/linux/seccomp/syscalls/*", &["names", "action"]),
+    (
+        "/linux/seccomp/syscalls/*/args/*",
+        &["index", "value", "op"],
+    ),
 ];
 
 /// What takes the place of a member that was refused, so that the typed form shows the other problems.
-const PLACEHOLDERS: &[(&str, &str)] = &[("cwd", "/"), ("destination", "/missing")];
+const PLACEHOLDERS: &[(&str, &str)] = &[
+    ("cwd", "/"),
+    ("destination", "/missing"),
+    ("defaultAction", seccomp::ACTIONS[0]),
+    ("action", seccomp::ACTIONS[0]),
+    ("op", seccomp::OPERATORS[0]),
+    ("class", "IOPRIO_CLASS_BE"),
+    ("domain", "LINUX"),
+    ("path", "/missing"),
+];
 
 /// Lists in which no two elements have the same `type`.
 const UNIQUE: &[&str] = &["/process/rlimits", "/linux/namespaces"];
@@ -39,6 +63,47 @@ const CHOICES: &[(&str, &str, &[&str])] = &[
             "runbindable",
             "",
         ],
+    ),
+    (
+        "/linux/seccomp/defaultAction",
+        "seccomp action",
+        &seccomp::ACTIONS,
+    ),
+    (
+        "/linux/seccomp/architectures/*",
+        "seccomp architecture",
+        &seccomp::ARCHITECTURES,
+    ),
+    ("/linux/seccomp/flags/*", "seccomp flag", &seccomp::FLAGS),
+    (
+        "/linux/seccomp/syscalls/*/action",
+        "seccomp action",
+        &seccomp::ACTIONS,
+    ),
+    (
+        "/linux/seccomp/syscalls/*/args/*/op",
+        "seccomp operator",
+        &seccomp::OPERATORS,
+    ),
+    (
+        "/process/scheduler/flags/*",
+        "scheduling flag",
+        &SCHEDULER_FLAGS,
+    ),
+    (
+        "/process/ioPriority/class",
+        "I/O priority class",
+        &["IOPRIO_CLASS_BE", "IOPRIO_CLASS_RT", "IOPRIO_CLASS_IDLE"],
+    ),
+    (
+        "/linux/memoryPolicy/flags/*",
+        "memory policy flag",
+        &MEMORY_POLICY_FLAGS,
+    ),
+    (
+        "/linux/personality/domain",
+        "execution domain",
+        &["LINUX", "LINUX32"],
     ),
 ];
 
@@ -146,6 +211,7 @@ fn require(config: &mut Value, problems: &mut Vec<Problem>) {
                     ("type", _) if pattern.ends_with("rlimits/*") => RESOURCES[0].into(),
                     ("type", _) => NAMESPACES[0].into(),
                     ("hard", _) => u64::MAX.into(),
+                    ("names", _) => vec!["missing"].into(),
                     _ => 0.into(),
                 };
                 members.insert((*name).to_owned(), placeholder);

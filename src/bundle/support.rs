@@ -9,26 +9,10 @@ use super::{Problem, limits};
 
 /// Properties that are refused; `*` stands for any array element or object member.
 const REFUSED: &[&str] = &[
-    "/process/apparmorProfile",
-    "/process/selinuxLabel",
-    "/process/scheduler",
-    "/process/ioPriority",
-    "/process/execCPUAffinity",
     "/mounts/*/uidMappings",
     "/mounts/*/gidMappings",
-    "/hooks/prestart",
-    "/hooks/createRuntime",
-    "/hooks/createContainer",
-    "/hooks/startContainer",
-    "/hooks/poststart",
-    "/hooks/poststop",
     "/linux/devices",
     "/linux/netDevices",
-    "/linux/intelRdt",
-    "/linux/memoryPolicy",
-    "/linux/seccomp",
-    "/linux/mountLabel",
-    "/linux/personality",
     "/linux/timeOffsets",
     "/linux/namespaces/*/path",
 ];

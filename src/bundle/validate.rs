@@ -4,7 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Root, Spec};
 
-use super::{Problem, pointer_token};
+use super::{Problem, attributes, hooks, pointer_token};
 
 /// The longest host name and domain name, in bytes (uts_namespaces(7), `__NEW_UTS_LEN`).
 const UTS_NAME_LIMIT: usize = 64;
@@ -12,14 +12,15 @@ const UTS_NAME_LIMIT: usize = 64;
 /// The range of oom_score_adj (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i32> = -1000..=1000;
 
-struct Problems(Vec<Problem>);
+/// What was found so far.
+pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, pointer: impl AsRef<str>, message: impl AsRef<str>) {
+    pub(super) fn add(&mut self, pointer: impl AsRef<str>, message: impl AsRef<str>) {
         self.0.push(Problem::new(pointer, message));
     }
 
-    fn add_if(&mut self, wrong: bool, pointer: &str, message: &str) {
+    pub(super) fn add_if(&mut self, wrong: bool, pointer: &str, message: &str) {
         if wrong {
             self.add(pointer, message);
         }
@@ -37,12 +38,14 @@ pub(super) fn check(spec: &Spec) -> Vec<Problem> {
     }
     uts(spec, &mut problems);
     mounts(spec, &mut problems);
+    problems.0.extend(hooks::check(spec));
     for key in spec.annotations().iter().flatten().map(|(key, _)| key) {
         problems.add_if(key.is_empty(), "/annotations/", "a key must not be empty");
     }
     if let Some(spec) = spec.linux() {
         linux(spec, &mut problems);
     }
+    attributes::check(spec, &mut problems);
     problems.0
 }
 
@@ -111,15 +114,7 @@ fn process(process: &Process, problems: &mut Problems) {
     }
     absolute(process.cwd(), "/process/cwd", problems);
     let env = process.env().as_deref().unwrap_or_default();
-    for (index, entry) in env.iter().enumerate() {
-        let name = entry.split_once('=').map(|(name, _)| name);
-        let message = match name {
-            None => "is not of the form NAME=value",
-            Some("") => "has no name before the \"=\"",
-            Some(_) => continue,
-        };
-        problems.add(format!("/process/env/{index}"), message);
-    }
+    problems.0.extend(environment("/process/env", env));
     console_size(process, problems);
     rlimits(process, problems);
     let umask = process.user().umask().unwrap_or(0);
@@ -134,6 +129,19 @@ fn process(process: &Process, problems: &mut Problems) {
         "/process/oomScoreAdj",
         "is not within -1000 and 1000",
     );
+}
+
+/// What is wrong with the variables at `pointer`.
+pub(super) fn environment(pointer: &str, env: &[String]) -> Vec<Problem> {
+    let problem = |(index, entry): (usize, &String)| {
+        let message = match entry.split_once('=') {
+            None => "is not of the form NAME=value",
+            Some(("", _)) => "has no name before the \"=\"",
+            Some(_) => return None,
+        };
+        Some(Problem::new(format!("{pointer}/{index}"), message))
+    };
+    env.iter().enumerate().filter_map(problem).collect()
 }
 
 /// What is ignored without a terminal may be anything.
@@ -216,6 +224,9 @@ fn mounts(spec: &Spec, problems: &mut Problems) {
 
 fn linux(linux: &Linux, problems: &mut Problems) {
     id_mappings(linux, problems);
+    if let Some(seccomp) = linux.seccomp() {
+        problems.0.extend(super::seccomp::check(seccomp));
+    }
     let lists = [
         ("maskedPaths", linux.masked_paths()),
         ("readonlyPaths", linux.readonly_paths()),

@@ -213,6 +213,86 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "/process/consoleSize/height: is more than a terminal can have: 65535",
     ),
     (
+        "/process/scheduler",
+        r#"{"nice": 1}"#,
+        "/process/scheduler/policy: is required",
+    ),
+    (
+        "/process/scheduler",
+        r#"{"policy": "SCHED_RT", "priority": 200}"#,
+        "/process/scheduler/policy: there is no scheduling policy \"SCHED_RT\"",
+    ),
+    (
+        "/process/scheduler",
+        r#"{"policy": "SCHED_FIFO", "priority": 100}"#,
+        "/process/scheduler/priority: must be within 1 and 99 (highest) for a real-time policy",
+    ),
+    (
+        "/process/scheduler",
+        r#"{"policy": "SCHED_RR"}"#,
+        "/process/scheduler/priority: must be within 1 and 99 (highest) for a real-time policy",
+    ),
+    (
+        "/process/scheduler",
+        r#"{"policy": "SCHED_DEADLINE", "nice": -5, "runtime": 1}"#,
+        "/process/scheduler/nice: means nothing with SCHED_DEADLINE: only with SCHED_OTHER and SCHED_BATCH",
+    ),
+    (
+        "/process/scheduler",
+        r#"{"policy": "SCHED_BATCH", "priority": 1}"#,
+        "/process/scheduler/priority: means nothing with SCHED_BATCH: only with SCHED_FIFO and SCHED_RR",
+    ),
+    (
+        "/process/scheduler",
+        r#"{"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_NO"]}"#,
+        "/process/scheduler/flags/0: there is no scheduling flag \"SCHED_FLAG_NO\"",
+    ),
+    (
+        "/process/ioPriority",
+        r#"{"class": "IOPRIO_CLASS_BE"}"#,
+        "/process/ioPriority/priority: is required",
+    ),
+    (
+        "/process/ioPriority",
+        r#"{"class": "IOPRIO_CLASS_IDLE", "priority": 8}"#,
+        "/process/ioPriority/priority: is not within 0 (highest) and 7 (lowest)",
+    ),
+    (
+        "/process/execCPUAffinity",
+        r#"{"initial": "0,", "final": "0-1,3"}"#,
+        "/process/execCPUAffinity/initial: \"0,\": is not a list of numbers and ranges like \"0-3,7\"",
+    ),
+    (
+        "/linux/memoryPolicy",
+        r#"{"nodes": "0"}"#,
+        "/linux/memoryPolicy/mode: is required",
+    ),
+    (
+        "/linux/memoryPolicy",
+        r#"{"mode": "MPOL_BIND"}"#,
+        "/linux/memoryPolicy/nodes: is required with MPOL_BIND",
+    ),
+    (
+        "/linux/memoryPolicy",
+        r#"{"mode": "MPOL_DEFAULT", "nodes": "0"}"#,
+        "/linux/memoryPolicy/nodes: must be empty with MPOL_DEFAULT",
+    ),
+    (
+        "/linux/memoryPolicy",
+        r#"{"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}"#,
+        "/linux/memoryPolicy/flags/0: excludes MPOL_F_RELATIVE_NODES",
+    ),
+    (
+        "/linux/memoryPolicy",
+        r#"{"mode": "MPOL_PREFERRED", "flags": ["MPOL_F_STATIC_NODES"]}"#,
+        "/linux/memoryPolicy/flags/0: MPOL_F_STATIC_NODES means nothing without nodes",
+    ),
+    (
+        "/linux/personality",
+        r#"{"flags": []}"#,
+        "/linux/personality/domain: is required",
+    ),
+    (
         "/mounts/1/options/-",
         r#""tmpcopyup""#,
         "/mounts/1/options/4: \"tmpcopyup\" is not supported yet",
@@ -250,6 +330,25 @@ fn what_asks_for_nothing_or_is_unknown_passes() {
         ("/somethingNew", json!({"deep": [1, {"er": true}]})),
         ("/process/user", json!(null)),
         ("/process/apparmorProfile", json!("")),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_FIFO", "nice": 0, "priority": 1, "runtime": 0,
+                   "flags": ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_KEEP_POLICY", "SCHED_FLAG_KEEP_PARAMS",
+                             "SCHED_FLAG_UTIL_CLAMP_MIN", "SCHED_FLAG_UTIL_CLAMP_MAX"]}),
+        ),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3,
+                   "flags": ["SCHED_FLAG_RECLAIM", "SCHED_FLAG_DL_OVERRUN"]}),
+        ),
+        (
+            "/process/execCPUAffinity",
+            json!({"initial": "", "final": null}),
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_PREFERRED", "nodes": "", "flags": []}),
+        ),
         ("/process/consoleSize", json!({"height": 24, "width": 80})),
         ("/linux/devices", json!([])),
         ("/linux/cgroupsPath", json!("user.slice:libpod:x")),

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use super::exit_file::ExitFile;
 use super::io::{Front, Io};
 use super::{Global, protect};
+use crate::bundle::{Bundle, may_have_hooks};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::Manner;
 use crate::log::Log;
-use crate::plan::{self, CapabilitySet, Note, Plan, Process};
-use crate::spawn::{Creation, Made, Until, wait_in_foreground};
+use crate::plan::{self, CapabilitySet, Note, Plan, Process, Seccomp};
+use crate::seccomp::{self, Agent, Filter};
+use crate::spawn::notify::{self, Notifier};
+use crate::spawn::{Creation, Made, Poststop, Runner, Until, wait_in_foreground};
 use crate::state::{Entry, Store, check_id};
 use crate::{sys, userns};
 
@@ -106,6 +109,12 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
     if args.detach {
         let making = make(global, &args.common, Until::Detached)?;
         log.notes(&making.made.notes);
+        if let Some(notifier) = making.notifier {
+            // Whoever waits for what may never come keeps nobody from the container.
+            making.entry.unlock()?;
+            let child = &making.made.child;
+            log.notes(notifier.wait_ready(child.pid, &child.pidfd)?.as_slice());
+        }
         return Ok(0);
     }
     let exit_file = args.exit_file.as_deref().map(ExitFile::prepare);
@@ -116,11 +125,21 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
         store,
         entry,
         front,
+        after,
+        notifier,
     } = make(global, &args.common, Until::Foreground)?;
+    let after = after.filter(|_| !args.keep);
     log.notes(&made.notes);
+    log.notes(
+        notifier
+            .iter()
+            .filter_map(Notifier::complaint)
+            .collect::<Vec<_>>()
+            .as_slice(),
+    );
     entry.unlock()?;
     let relay = front.show(made.console)?;
-    let ended = wait_in_foreground(&made.child, relay)?;
+    let ended = wait_in_foreground(&made.child, relay, notifier.as_ref())?;
     let told = exit_file.map_or(Ok(()), |file| file.write(ended));
     // Somebody else's `delete` may have been faster.
     if (made.may_leave_others || !args.keep) && entry.lock_if_there()? {
@@ -129,6 +148,9 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
         }
         if !args.keep {
             store.remove(&entry)?;
+            if let Some((runner, poststop)) = after {
+                log.notes(&poststop.run(&runner));
+            }
         }
     }
     told.map(|()| ended.exit.shell_code())
@@ -140,22 +162,32 @@ struct Making {
     store: Store,
     entry: Entry,
     front: Front,
+    after: Option<After>,
+    notifier: Option<Notifier>,
 }
+
+/// What is to be run once the container is removed, and by whom.
+type After = (Runner, Poststop);
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(&common.id)?;
     let preserved = common.io.preserved()?;
-    let facts = HostFacts::probe();
+    let mut facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
-    // The helpers work while the config is read.
+    let (directory, config) = super::spec::read_bundle(&common.bundle, common.config.as_deref())?;
+    // Hooks are run by one who has stayed where the caller is.
+    let runner = may_have_hooks(&config).then(Runner::begin).transpose()?;
+    // The helpers work while the config is parsed.
     let outer = plan::idmap::outer(&facts);
     tracing::debug!(state = ?store.path(), ?outer, "entering the outer user namespace");
     let entering = userns::begin(&outer, &store)?;
-    let mut bundle = super::spec::open_bundle(&common.bundle, common.config.as_deref())?;
+    let mut bundle =
+        Bundle::parse(directory, config).map_err(|error| super::spec::explain(&error))?;
     if common.tty {
         bundle.give_terminal();
     }
+    facts.learn(&bundle.spec);
     let mut plan = Plan::compute(&bundle, &facts).map_err(|p| super::spec::problems(&p))?;
     if let Some(option) = global.asks_for_cgroup() {
         note_no_cgroup(option, &mut plan);
@@ -169,10 +201,18 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         .io
         .outlets(plan.process.terminal.is_some(), detached)?;
     let front = Front::prepare(plan.process.terminal.as_mut(), detached)?;
+    let filter = filter(plan.seccomp.as_ref(), Some(&store))?;
+    let agent = agent(&plan, until)?;
     let entry = store
         .create(&common.id)
         .map_err(|e| e.within(format!("cannot create container {:?}", common.id)))?;
+    let notify = notify::is_wanted();
+    let notifier = match prepare_notify(&store, &entry, &mut plan, until) {
+        Ok(notifier) => notifier,
+        Err(error) => return Err(undone(&store, &entry, None, error)),
+    };
     let manner = Manner {
+        filter,
         keyring: (!common.no_new_keyring).then(|| format!("_ses.{}", common.id)),
         preserved,
         no_pivot: common.no_pivot,
@@ -188,15 +228,59 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         entry: &entry,
         outlets,
         until,
+        notify,
+        runner: runner.as_ref(),
     };
-    match creation.make(entering) {
+    let poststop = Poststop::new(&plan.hooks.poststop, creation.told())?;
+    let made = creation.make(entering, agent);
+    let after = runner.zip(poststop);
+    match made {
         Ok(made) => Ok(Making {
             made,
             store,
+            // Who returns leaves them to `delete`.
+            after: after.filter(|_| !detached),
             entry,
             front,
+            notifier,
         }),
-        Err(error) => Err(undone(&store, &entry, error)),
+        Err(error) => Err(undone(&store, &entry, after, error)),
+    }
+}
+
+/// Gives the program a socket to tell of itself on, if the caller's manager wants to know (NOTIFY_SOCKET). `start` listens on
+/// that of a container that it is to start.
+fn prepare_notify(
+    store: &Store,
+    entry: &Entry,
+    plan: &mut Plan,
+    until: Until,
+) -> Result<Option<Notifier>> {
+    if !notify::is_wanted() {
+        return Ok(None);
+    }
+    plan.pass_notify_socket(store.make_notify_directory(entry)?);
+    match until {
+        Until::Created => Ok(None),
+        Until::Foreground | Until::Detached => Notifier::begin(entry).map(Some),
+    }
+}
+
+/// The system call filter of the plan, compiled.
+pub(super) fn filter(seccomp: Option<&Seccomp>, store: Option<&Store>) -> Result<Option<Filter>> {
+    let compiled = seccomp.map(|s| seccomp::prepare(s, store.map(Store::directory)));
+    compiled
+        .transpose()
+        .map_err(|found| super::spec::problems(&found))
+}
+
+/// The seccomp agent, if the filter notifies one: reached where the program is run, looked for where `start` will.
+fn agent(plan: &Plan, until: Until) -> Result<Option<Agent>> {
+    let listener = plan.seccomp.as_ref().and_then(|s| s.listener.as_ref());
+    match (listener, until) {
+        (None, _) => Ok(None),
+        (Some(listener), Until::Created) => Agent::require(listener).map(|()| None),
+        (Some(listener), _) => Agent::connect(listener).map(Some),
     }
 }
 
@@ -229,10 +313,14 @@ fn without_pivot(plan: &Plan) -> Result<Note> {
 }
 
 /// Removes the state of a container that could not be made; a second failure is part of the one error.
-fn undone(store: &Store, entry: &Entry, error: Error) -> Error {
+fn undone(store: &Store, entry: &Entry, after: Option<After>, error: Error) -> Error {
     let error = error.within(format!("cannot create container {:?}", entry.id()));
-    match store.remove(entry) {
+    let error = match store.remove(entry) {
         Ok(()) => error,
         Err(left) => error.hint(left.message()),
-    }
+    };
+    let failed = after.map_or_else(Vec::new, |(runner, poststop)| poststop.run(&runner));
+    failed
+        .into_iter()
+        .fold(error, |error, note| error.hint(note.reason))
 }

@@ -6,6 +6,7 @@ use super::{Global, select};
 use crate::error::{Doing, Error, Result};
 use crate::log::Log;
 use crate::plan::Note;
+use crate::spawn::Poststop;
 use crate::state::{Entry, Members, Record, Status, Store};
 use crate::sys;
 use crate::sys::ns::flag;
@@ -60,9 +61,13 @@ fn one(global: &Global, id: &str, force: bool, log: &Log) -> Result<()> {
         return Err(Error::new("container does not exist").within(what()));
     };
     let mut notes = Vec::new();
+    let mut poststop = None;
     match entry.record() {
         Ok(record) => {
             end(&entry, record.as_ref(), force, &mut notes).map_err(|e| e.within(what()))?;
+            // Hooks may have run in a `create` that was killed.
+            let last = record.or_else(|| entry.draft());
+            poststop = last.map_or(Ok(None), |record| Poststop::of(id, &record))?;
         }
         // Damaged: with --force the state goes, and with it all we know.
         Err(error) if !force => return Err(error.within(what())),
@@ -70,6 +75,7 @@ fn one(global: &Global, id: &str, force: bool, log: &Log) -> Result<()> {
     }
     tracing::debug!(id = entry.id(), state = ?store.path(), "removing the state");
     store.remove(&entry)?;
+    notes.extend(poststop.map_or_else(Vec::new, |poststop| poststop.run_here()));
     log.notes(&notes);
     Ok(())
 }
@@ -117,6 +123,21 @@ fn end_all(record: &Record, force: bool, notes: &mut Vec<Note>) -> Result<()> {
         }
         ended => ended.map(|_| ()),
     }
+}
+
+/// Ends and removes a container of which a hook has failed, and runs its `poststop` hooks; what fails on the way is part of the
+/// one error.
+pub(super) fn destroyed(store: &Store, entry: &Entry, record: &Record, error: Error) -> Error {
+    let mut notes = Vec::new();
+    let removed = end(entry, Some(record), true, &mut notes).and_then(|()| store.remove(entry));
+    match removed.and_then(|()| Poststop::of(entry.id(), record)) {
+        Ok(Some(poststop)) => notes.extend(poststop.run_here()),
+        Ok(None) => {}
+        Err(left) => return error.hint(left.message()),
+    }
+    notes
+        .into_iter()
+        .fold(error, |error, note| error.hint(note.reason))
 }
 
 /// Ends what the first process of a foreground container has left in the host's pid namespace.

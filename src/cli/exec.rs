@@ -10,7 +10,8 @@ use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::Manner;
 use crate::log::Log;
-use crate::plan::{self, CapabilitySet, Ids, Note, Process};
+use crate::plan::{self, CapabilitySet, Ids, Note, Process, Role};
+use crate::seccomp::{Agent, Filter};
 use crate::spawn::{Joining, wait_in_foreground};
 use crate::state::{Entry, Record, Status, Store};
 use crate::sys;
@@ -73,10 +74,10 @@ pub(crate) struct Args {
     /// Refused: containers have no cgroup yet
     #[arg(long, value_name = "PATH")]
     cgroup: Option<String>,
-    /// Refused: SELinux labels are not supported yet
+    /// Run it with this SELinux context
     #[arg(long, value_name = "LABEL")]
     process_label: Option<String>,
-    /// Refused: AppArmor profiles are not supported yet
+    /// Run it under this AppArmor profile
     #[arg(long, value_name = "PROFILE")]
     apparmor: Option<String>,
     /// The container's id, then the program and its arguments
@@ -117,9 +118,11 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
         }
     }
     let preserved = args.io.preserved()?;
-    let facts = HostFacts::probe();
+    let mut facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
-    let (mut process, notes) = process(&entry, &record, &facts, args)?;
+    let template = template(&entry, &record, args)?;
+    let (mut process, notes) = process(&template, &record, &mut facts, args)?;
+    let (filter, agent) = filter(global, &template)?;
     let outlets = args.io.outlets(process.terminal.is_some(), args.detach)?;
     if !args.detach {
         // Before the terminal has its guard: a key may not end the guard alone.
@@ -131,44 +134,36 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
         uid = process.uid,
         "joining the container"
     );
-    let member = crate::spawn::exec(&Joining {
+    let joining = Joining {
         record: &record,
         process: &process,
         manner: Manner {
             keyring: record.keyring.clone(),
             preserved,
+            filter,
             no_pivot: false,
         },
         outlets,
-    })?;
+        id: args.id(),
+    };
+    let member = crate::spawn::exec(&joining, agent)?;
     log.notes(&notes);
     log.notes(&member.notes);
     if args.detach {
         return Ok(0);
     }
     let relay = front.show(member.console)?;
-    Ok(wait_in_foreground(&member.child, relay)?.exit.shell_code())
+    Ok(wait_in_foreground(&member.child, relay, None)?
+        .exit
+        .shell_code())
 }
 
 /// What other runtimes do and this one cannot do yet.
 fn refuse(args: &Args) -> Result<()> {
-    let table = [
-        ("--cgroup", &args.cgroup, "containers have no cgroup yet"),
-        (
-            "--process-label",
-            &args.process_label,
-            "SELinux labels are not supported yet",
-        ),
-        (
-            "--apparmor",
-            &args.apparmor,
-            "AppArmor profiles are not supported yet",
-        ),
-    ];
-    match table.iter().find(|(_, given, _)| given.is_some()) {
-        Some((option, _, why)) => Err(Error::new(format!("cannot do what {option} asks for"))
-            .because(why)
-            .hint(format!("do without {option}"))),
+    match &args.cgroup {
+        Some(_) => Err(Error::new("cannot do what --cgroup asks for")
+            .because("containers have no cgroup yet")
+            .hint("do without --cgroup")),
         None => Ok(()),
     }
 }
@@ -178,13 +173,13 @@ fn refuse(args: &Args) -> Result<()> {
 ///
 /// The notes are those on the process file: the container's own process had its when the container was made.
 fn process(
-    entry: &Entry,
+    template: &Bundle,
     record: &Record,
-    facts: &HostFacts,
+    facts: &mut HostFacts,
     args: &Args,
 ) -> Result<(Process, Vec<Note>)> {
-    let mut wanted = template(entry, record, args)?
-        .spec
+    let mut spec = template.spec.clone();
+    let mut wanted = spec
         .process()
         .clone()
         .ok_or_else(|| Error::new("the container's config has no process"))?;
@@ -212,15 +207,38 @@ fn process(
     if args.no_new_privs {
         wanted.set_no_new_privileges(Some(true));
     }
+    change_labels(&mut wanted, args);
     change_user(&mut wanted, args)?;
+    let keep_groups = plan::keeps_groups(&record.annotations);
+    if keep_groups && !args.additional_gids.is_empty() {
+        return Err(Error::new("cannot add supplementary groups")
+            .because("the container keeps the caller's (annotation run.oci.keep_original_groups)")
+            .hint("do without --additional-gids"));
+    }
+    spec.set_process(Some(wanted.clone()));
+    facts.learn(&spec);
+    let facts = &*facts;
     let own = record.user_namespace.as_ref();
     let ids = Ids {
         maps: own.map(|own| (own.uid_map.as_slice(), own.gid_map.as_slice())),
         setgroups: own.map_or(facts.setgroups_allowed, |own| own.setgroups),
+        keep_groups,
         facts,
     };
-    let (mut process, mut notes) = plan::process(&wanted, ids)
-        .map_err(|found| about_file(super::spec::problems(&found), args))?;
+    let mut found = Vec::new();
+    let attributes = plan::attributes(&spec, Role::Joining, facts, &mut found);
+    let planned = plan::process(&wanted, ids);
+    let (process, mut notes) = match planned {
+        Ok(planned) if found.is_empty() => planned,
+        planned => {
+            found.extend(planned.err().unwrap_or_default());
+            return Err(about_file(super::spec::problems(&found), args));
+        }
+    };
+    let mut process = Process {
+        attributes,
+        ..process
+    };
     if args.process.is_none() {
         notes.clear();
     }
@@ -235,6 +253,19 @@ fn process(
         .hint("do without CAP_SYS_ADMIN, or make the container without --no-pivot"));
     }
     Ok((process, notes))
+}
+
+/// The container's system call filter, which every process in it gets, and the agent that it notifies. To be made before
+/// anything of the container is joined.
+fn filter(global: &Global, template: &Bundle) -> Result<(Option<Filter>, Option<Agent>)> {
+    // Its notes were shown when the container was made.
+    let Some(plan) = plan::seccomp(template.spec.linux().as_ref(), &mut Vec::new()) else {
+        return Ok((None, None));
+    };
+    let store = Store::open(global.root.as_deref())?;
+    let filter = super::create::filter(Some(&plan), store.as_ref())?;
+    let agent = plan.listener.as_ref().map(Agent::connect).transpose()?;
+    Ok((filter, agent))
 }
 
 /// The error, if it is about the process file, with its name.
@@ -258,6 +289,15 @@ fn template(entry: &Entry, record: &Record, args: &Args) -> Result<Bundle> {
         // Its words are about a file that is most often config.json.
         other => Error::new(what()).because(other.to_string().replacen("config.json", "it", 1)),
     })
+}
+
+fn change_labels(wanted: &mut oci_spec::runtime::Process, args: &Args) {
+    if let Some(profile) = &args.apparmor {
+        wanted.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(label) = &args.process_label {
+        wanted.set_selinux_label(Some(label.clone()));
+    }
 }
 
 fn change_user(wanted: &mut oci_spec::runtime::Process, args: &Args) -> Result<()> {

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::{SPEC_VERSION, print};
-use crate::bundle::is_supported;
+use crate::bundle::{is_supported, seccomp};
 use crate::error::{Error, Result};
 use crate::plan;
 
@@ -51,8 +51,7 @@ fn document() -> Value {
             "lodger.commit": super::COMMIT,
             "lodger.version": env!("CARGO_PKG_VERSION"),
         },
-        // No annotation changes what is done.
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": plan::ACTING_ANNOTATIONS.map(|acting| acting.key),
     })
 }
 
@@ -68,11 +67,21 @@ fn linux() -> Value {
             "systemdUser": false,
             "rdma": is_supported("/linux/resources/rdma"),
         },
-        "seccomp": { "enabled": is_supported("/linux/seccomp") },
-        "apparmor": { "enabled": is_supported("/process/apparmorProfile") },
-        "selinux": { "enabled": is_supported("/process/selinuxLabel") },
-        "intelRdt": { "enabled": is_supported("/linux/intelRdt") },
-        "memoryPolicy": { "modes": [], "flags": [] },
+        "seccomp": {
+            "enabled": is_supported("/linux/seccomp"),
+            "actions": seccomp::ACTIONS,
+            "operators": seccomp::OPERATORS,
+            "archs": seccomp::ARCHITECTURES,
+            "knownFlags": seccomp::FLAGS,
+            "supportedFlags": crate::seccomp::supported_flags(),
+        },
+        "apparmor": { "enabled": true },
+        "selinux": { "enabled": true },
+        "intelRdt": { "enabled": false },
+        "memoryPolicy": {
+            "modes": plan::MEMORY_POLICY_MODES,
+            "flags": plan::MEMORY_POLICY_FLAGS,
+        },
         "mountExtensions": { "idmap": { "enabled": is_supported("/mounts/*/uidMappings") } },
         "netDevices": { "enabled": is_supported("/linux/netDevices") },
     })
@@ -87,9 +96,6 @@ mod tests {
         let document = document();
         for (pointer, feature) in [
             ("/linux/seccomp", "/linux/seccomp/enabled"),
-            ("/process/apparmorProfile", "/linux/apparmor/enabled"),
-            ("/process/selinuxLabel", "/linux/selinux/enabled"),
-            ("/linux/intelRdt", "/linux/intelRdt/enabled"),
             ("/linux/netDevices", "/linux/netDevices/enabled"),
             ("/linux/resources/pids", "/linux/cgroup/v2"),
         ] {

@@ -184,7 +184,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
     match command {
         Command::Run(args) => create::run(global, args, log),
         Command::Create(args) => create::create(global, args, log),
-        Command::Start(args) => start::start(global, &args),
+        Command::Start(args) => start::start(global, &args, log),
         Command::Exec(args) => exec::exec(global, args, log),
         Command::State(args) => show::state(global, &args),
         Command::List(args) => show::list(global, &args, log),

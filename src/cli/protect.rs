@@ -62,6 +62,7 @@ mod tests {
             bounding_set: 0,
             last_capability: 40,
             limits: BTreeMap::new(),
+            details: crate::host::Details::default(),
         }
     }
 

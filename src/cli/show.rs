@@ -76,6 +76,9 @@ struct State {
 impl State {
     fn of(entry: &Entry) -> Result<Self> {
         let (record, status) = entry.examine()?;
+        // While hooks run there is a process, though no container yet.
+        let creating = status == Status::Creating;
+        let record = record.or_else(|| creating.then(|| entry.draft())?);
         Ok(Self::new(entry.id(), status, record))
     }
 

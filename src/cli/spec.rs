@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::print;
-use crate::bundle::{Bundle, BundleError, Problem, rootless_template, template};
+use crate::bundle::{self, Bundle, BundleError, Problem, rootless_template, template};
 use crate::error::{Doing, Error, Result, printable_json};
 use crate::host::HostFacts;
 use crate::plan::Plan;
@@ -75,24 +75,28 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 
 /// Does what `plan` asks.
 pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
-    let facts = HostFacts::probe();
-    let bundle = open_bundle(&args.bundle, None)?;
+    let mut facts = HostFacts::probe();
+    let (directory, config) = read_bundle(&args.bundle, None)?;
+    let bundle = Bundle::parse(directory, config).map_err(|error| explain(&error))?;
+    facts.learn(&bundle.spec);
     let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
+    // It fails where `run` would.
+    super::create::filter(plan.seccomp.as_ref(), None)?;
     let text = serde_json::to_string_pretty(&plan)
         .map_err(|error| Error::new("cannot print the plan").because(error))?;
     print(&(printable_json(&text) + "\n"))?;
     Ok(0)
 }
 
-/// Opens the bundle at `path`, which may be relative to the working directory; `config` is read in place of its config.json.
-pub(super) fn open_bundle(path: &Path, config: Option<&Path>) -> Result<Bundle> {
+/// The directory of the bundle at `path`, which may be relative to the working directory, and the text of its config.json,
+/// or of `config` in place of it.
+pub(super) fn read_bundle(path: &Path, config: Option<&Path>) -> Result<(PathBuf, Vec<u8>)> {
     let directory = std::fs::canonicalize(path)
         .map_err(|error| Error::new(format!("cannot find the bundle {path:?}")).because(error))?;
-    match config {
-        Some(file) => Bundle::open_with(&directory, file),
-        None => Bundle::open(&directory),
-    }
-    .map_err(|error| explain(&error))
+    let usual = || directory.join("config.json");
+    let config = bundle::read(&config.map_or_else(usual, Path::to_owned));
+    let config = config.map_err(|error| explain(&error))?;
+    Ok((directory, config))
 }
 
 /// The error of a bundle that cannot be used.

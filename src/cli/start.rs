@@ -2,7 +2,10 @@
 
 use super::Global;
 use crate::error::{Error, Result};
-use crate::state::{Status, Store};
+use crate::log::Log;
+use crate::spawn::notify::{self, Notifier};
+use crate::spawn::{NotStarted, Runner};
+use crate::state::{Entry, Record, Status, Store, check_id};
 
 /// Run the program of a created container
 ///
@@ -22,9 +25,12 @@ pub(crate) struct Args {
 }
 
 /// Does what `start` asks.
-pub(crate) fn start(global: &Global, args: &Args) -> Result<u8> {
+pub(crate) fn start(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let what = format!("cannot start container {:?}", args.id);
-    let entry = Store::find_in(global.root.as_deref(), &args.id).map_err(|e| e.within(&what))?;
+    let missing = || Error::new("container does not exist").within(&what);
+    check_id(&args.id).map_err(|e| e.within(&what))?;
+    let store = Store::open(global.root.as_deref())?.ok_or_else(missing)?;
+    let entry = store.find(&args.id).map_err(|e| e.within(&what))?;
     entry.lock().map_err(|e| e.within(&what))?;
     let record = entry.existing_record()?;
     tracing::debug!(
@@ -33,11 +39,48 @@ pub(crate) fn start(global: &Global, args: &Args) -> Result<u8> {
     );
     let refusal = match entry.status(&record) {
         Status::Created => {
-            crate::spawn::start(&entry, &record).map_err(|e| e.within(what))?;
-            return Ok(0);
+            let started = run(&store, &entry, &record, log);
+            return started.map(|()| 0).map_err(|e| e.within(what));
         }
         Status::Running => "cannot start an already running container",
         Status::Stopped | Status::Creating => "cannot start a container that has stopped",
     };
     Err(Error::new(refusal).within(what))
+}
+
+/// Runs the program and the `poststart` hooks; a container of which a hook fails is removed (runtime.md, "Lifecycle").
+fn run(store: &Store, entry: &Entry, record: &Record, log: &Log) -> Result<()> {
+    let notifier = (record.notify && notify::is_wanted()).then(|| Notifier::begin(entry));
+    let notifier = notifier.transpose()?;
+    let pidfd = match &notifier {
+        Some(_) => record.process.open(&record.boot_id)?,
+        None => None,
+    };
+    let started = crate::spawn::start(entry, record);
+    let failed = match started.map_err(|NotStarted { error, by_hook }| (error, by_hook)) {
+        Ok(()) => match run_poststart(entry, record) {
+            Ok(()) => {
+                if let Some((notifier, pidfd)) = notifier.zip(pidfd) {
+                    // Whoever waits for what may never come keeps nobody from the container.
+                    entry.unlock()?;
+                    let note = notifier.wait_ready(record.process.pid, &pidfd)?;
+                    log.notes(note.as_slice());
+                }
+                return Ok(());
+            }
+            Err(error) => error,
+        },
+        Err((error, true)) => error,
+        Err((error, false)) => return Err(error),
+    };
+    Err(super::delete::destroyed(store, entry, record, failed))
+}
+
+fn run_poststart(entry: &Entry, record: &Record) -> Result<()> {
+    if record.hooks.poststart.is_empty() {
+        return Ok(());
+    }
+    let told = record.told(entry.id());
+    let state = told.text(Status::Running, Some(record.process.pid))?;
+    Runner::begin()?.run(&record.hooks.poststart, &state, &record.bundle)
 }

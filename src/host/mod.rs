@@ -9,12 +9,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod details;
 mod mountinfo;
 mod probe;
 mod programs;
 mod subid;
 mod text;
 
+pub use details::{Details, Resctrl};
 pub use mountinfo::{MountLine, Revealing, parse_mountinfo, too_revealing};
 pub use programs::run;
 pub use subid::{parse_getsubids, parse_subid};
@@ -99,4 +101,7 @@ pub struct HostFacts {
     pub last_capability: u8,
     /// The caller's resource limits by their `RLIMIT_…` name.
     pub limits: BTreeMap<String, Limit>,
+    /// What was read for one config ([`HostFacts::learn`]).
+    #[serde(default, skip_serializing_if = "Details::is_empty")]
+    pub details: Details,
 }

@@ -8,7 +8,7 @@ use rustix::process::{Resource, getegid, geteuid, getrlimit};
 use super::programs::{answer, find, start};
 use super::subid::{parse_getsubids, parse_subid};
 use super::text::{parse_id_map, parse_nsswitch, parse_passwd_name};
-use super::{HostFacts, IdRange, Limit, MapLine};
+use super::{Details, HostFacts, IdRange, Limit, MapLine};
 use crate::sys;
 use crate::sys::path::read_regular;
 
@@ -68,6 +68,7 @@ impl HostFacts {
             bounding_set: bounding_set(in_user_namespace, last_capability),
             last_capability,
             limits: limits(),
+            details: Details::default(),
             user_name,
         }
     }

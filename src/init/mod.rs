@@ -11,6 +11,8 @@ use std::path::Path;
 use crate::error::{Doing, Error, Result};
 use crate::plan::idmap::maps_id;
 use crate::plan::{IdMapping, Namespace, Note, Plan, Process, UserNamespace};
+use crate::seccomp::Filter;
+use crate::spawn::hook::Told;
 use crate::spawn::line::{Failure, InitEnd, Order, Report};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
@@ -19,15 +21,21 @@ use crate::sys::memory::SharedByte;
 mod beneath;
 mod console;
 mod devices;
+mod hooks;
+mod labels;
 mod mounts;
 mod passwd;
 mod paths;
 mod privileges;
 mod program;
 mod rootfs;
+mod scheduling;
+mod seccomp;
 mod sysctl;
 
+pub(crate) use labels::open_proc;
 use program::Program;
+pub(crate) use scheduling::restrict_cpus;
 
 /// How far init came, for the message when it ends without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +48,8 @@ pub enum Stage {
     Mounts,
     /// Binding devices.
     Devices,
+    /// Waiting for the hooks before the root is changed, or running some of them.
+    Hooks,
     /// Masking paths and making them read-only.
     Paths,
     /// Changing the root.
@@ -53,11 +63,12 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::IdMaps,
         Self::Sources,
         Self::Mounts,
         Self::Devices,
+        Self::Hooks,
         Self::Paths,
         Self::Pivot,
         Self::Privileges,
@@ -77,6 +88,7 @@ impl Stage {
             Self::Sources => "opening the sources of the mounts",
             Self::Mounts => "mounting",
             Self::Devices => "binding devices",
+            Self::Hooks => "waiting for hooks",
             Self::Paths => "masking paths",
             Self::Pivot => "changing the root",
             Self::Privileges => "setting ids, capabilities and limits",
@@ -93,6 +105,8 @@ pub struct Manner {
     pub keyring: Option<String>,
     /// What of the caller's open files the program gets.
     pub preserved: Preserved,
+    /// The system call filter of the config, compiled.
+    pub filter: Option<Filter>,
     /// Whether to change the root by moving it and chroot(2): pivot_root(2) cannot leave an initramfs.
     pub no_pivot: bool,
 }
@@ -121,19 +135,26 @@ pub struct Init<'a> {
     pub gate: Option<OwnedFd>,
     /// Where the stage is written.
     pub stage: &'a SharedByte,
+    /// What its hooks are told.
+    pub told: Told<'a>,
 }
+
+/// The program, ready to be run, and what `startContainer` hooks read, if there are some.
+type Prepared = (Program, Option<OwnedFd>);
 
 impl Init<'_> {
     /// Sets up the container and becomes its program.
     pub fn run(self) -> ! {
         let error = match self.set_up() {
             Ok(None) => sys::process::exit_now(1),
-            Ok(Some(program)) => match self.wait_for_start() {
+            Ok(Some((program, state))) => match self.wait_for_start() {
                 Ok(None) => sys::process::exit_now(1),
                 Ok(Some((from_gate, die_with_runtime))) => {
+                    let line = from_gate.as_ref().unwrap_or(&self.line);
+                    self.run_last_hooks(&program, state, line);
                     self.enter(Stage::Exec);
-                    let error = start(&program, die_with_runtime);
-                    give_up(from_gate.as_ref().unwrap_or(&self.line), &error)
+                    let error = start(&program, die_with_runtime, line);
+                    give_up(line, &error)
                 }
                 Err(error) => error,
             },
@@ -147,7 +168,7 @@ impl Init<'_> {
     }
 
     /// Everything up to the program; `None` when the runtime went away.
-    fn set_up(&self) -> Result<Option<Program>> {
+    fn set_up(&self) -> Result<Option<Prepared>> {
         let mut kept = vec![self.line.as_fd()];
         kept.extend(self.gate.as_ref().map(AsFd::as_fd));
         let own = sys::fd::FIRST + self.manner.preserved.count;
@@ -172,23 +193,25 @@ impl Init<'_> {
         self.enter(Stage::Sources);
         sys::mount::make_all_slave().doing(|| "cannot leave mount propagation".to_owned())?;
         let sources = rootfs::Sources::open(plan)?;
+        let proc = labels::open_proc(&plan.process.attributes)?;
         become_root(plan)?;
         let terminal = self.build_root(&sources)?;
         drop(sources);
         if let Some(terminal) = terminal {
             console::take(&terminal, &plan.process)?;
         }
-        join_keyring(self.manner, &self.line)?;
+        join_keyring(self.manner, &plan.process, proc.as_ref(), &self.line)?;
 
         self.enter(Stage::Privileges);
-        let preserved = &self.manner.preserved;
-        let program = Program::prepare(&plan.process, preserved, &kept, Some(umask))?;
+        let state = self.state_for_last_hooks()?;
+        kept.extend(state.as_ref().map(AsFd::as_fd));
+        let program = Program::prepare(&plan.process, self.manner, &kept, Some(umask), proc)?;
         // The change of uid has cleared it again. Whoever dies before this line is noticed at the next order.
         die_with_runtime(true)?;
         self.line
             .send(&Report::Ready)
             .doing(|| "cannot report to the runtime".to_owned())?;
-        Ok(Some(program))
+        Ok(Some((program, state)))
     }
 
     /// Mounts, devices, masks; at the end the root is changed and nothing of the host is in reach. Returns the terminal,
@@ -204,13 +227,14 @@ impl Init<'_> {
         let terminal = self.make_terminal(&root)?;
         root.make_dir_if_missing(&plan.process.cwd)
             .map_err(|e| e.within("cannot prepare the working directory"))?;
+        self.run_first_hooks()?;
         for mount in &late {
             mount.make_readonly()?;
         }
         set_names(plan)?;
         sysctl::write_all(&plan.sysctl, &root)?;
         self.enter(Stage::Paths);
-        paths::mask_all(&plan.masked_paths, sources, &root)?;
+        paths::mask_all(plan, sources, &root)?;
         paths::make_all_readonly(&plan.readonly_paths, &root)?;
         self.enter(Stage::Pivot);
         rootfs::pivot(plan, &root, self.manner.no_pivot)?;
@@ -261,11 +285,21 @@ impl Init<'_> {
 /// The id maps of the user namespace that a process has joined: uids, gids. `None`: it is the caller's own.
 pub type Joined<'a> = Option<(&'a [IdMapping], &'a [IdMapping])>;
 
-/// In a process that has joined a container's namespaces: becomes `process`.
-pub fn join(process: &Process, manner: &Manner, joined: Joined<'_>, line: InitEnd) -> ! {
-    let error = match prepare_to_join(process, manner, joined, &line) {
+/// In a process that has joined a container's namespaces: becomes `process`. `proc` is what [`open_proc`] gave to its parent,
+/// when that had not joined yet.
+pub fn join(
+    process: &Process,
+    manner: &Manner,
+    joined: Joined<'_>,
+    line: InitEnd,
+    proc: Option<OwnedFd>,
+) -> ! {
+    let error = match prepare_to_join(process, manner, joined, &line, proc) {
         Ok(program) => match wait_for_exec(&line) {
-            Ok(true) => start(&program, false),
+            Ok(true) => match restrict_to_last(process) {
+                Ok(()) => start(&program, false, &line),
+                Err(error) => error,
+            },
             // The runtime went away.
             Ok(false) => sys::process::exit_now(1),
             Err(error) => error,
@@ -283,11 +317,21 @@ fn wait_for_exec(line: &InitEnd) -> Result<bool> {
     Ok(matches!(order, Some(Order::Exec { .. })))
 }
 
+/// Once the process is where it stays (config.md, "execCPUAffinity").
+fn restrict_to_last(process: &Process) -> Result<()> {
+    let affinity = process.attributes.cpu_affinity.as_ref();
+    match affinity.and_then(|affinity| affinity.last.as_ref()) {
+        Some(cpus) => restrict_cpus(cpus, "/process/execCPUAffinity/final"),
+        None => Ok(()),
+    }
+}
+
 fn prepare_to_join(
     process: &Process,
     manner: &Manner,
     joined: Joined<'_>,
     line: &InitEnd,
+    proc: Option<OwnedFd>,
 ) -> Result<Program> {
     begin_session()?;
     // The caller's own ids need not be mapped: what they own would be nobody's in the container, terminal and keyring.
@@ -300,17 +344,23 @@ fn prepare_to_join(
         let root = beneath::RootDir::new(root);
         console::take(&console::make(&root, wanted, line)?, process)?;
     }
-    join_keyring(manner, line)?;
-    Program::prepare(process, &manner.preserved, &[line.as_fd()], None)
+    join_keyring(manner, process, proc.as_ref(), line)?;
+    Program::prepare(process, manner, &[line.as_fd()], None, proc)
 }
 
 /// Leaves the caller's session keyring, whose keys are no business of a container. Where there is no room for one more, or
 /// something around this session forbids it, the container has the caller's, with a word.
-fn join_keyring(manner: &Manner, line: &InitEnd) -> Result<()> {
+fn join_keyring(
+    manner: &Manner,
+    process: &Process,
+    proc: Option<&OwnedFd>,
+    line: &InitEnd,
+) -> Result<()> {
     use nix::libc::{EACCES, EDQUOT, ENOSYS, EPERM};
     let Some(name) = &manner.keyring else {
         return Ok(());
     };
+    labels::apply_to_keyring(&process.attributes, proc)?;
     let what = || "cannot join a session keyring of the container's own".to_owned();
     let remedy = match sys::keyring::join_session(name) {
         Ok(()) => return Ok(()),
@@ -333,14 +383,14 @@ fn join_keyring(manner: &Manner, line: &InitEnd) -> Result<()> {
 }
 
 /// Runs the program; returns only on failure.
-fn start(program: &Program, dies: bool) -> Error {
+fn start(program: &Program, dies: bool, line: &InitEnd) -> Error {
     let outlives = if dies {
         Ok(())
     } else {
         die_with_runtime(false)
     };
     match outlives {
-        Ok(()) => program.exec(),
+        Ok(()) => program.exec(line),
         Err(error) => error,
     }
 }
@@ -355,12 +405,11 @@ fn protocol(error: crate::spawn::line::ProtocolError) -> Error {
 
 /// Reports the error over the line and ends; if the runtime is gone there is nobody to tell.
 fn give_up(line: &InitEnd, error: &Error) -> ! {
-    let failure = Failure {
-        what: error.what().to_owned(),
-        cause: error.cause(),
-        hint: error.hints(),
-    };
-    let _nobody_to_tell = line.send(&Report::Failed(failure));
+    give_up_with(line, Failure::of(error))
+}
+
+fn give_up_with(line: &InitEnd, failure: Failure) -> ! {
+    let _nobody_to_tell = line.send_last(&Report::Failed(failure));
     sys::process::exit_now(1)
 }
 
@@ -374,11 +423,23 @@ fn set_oom_score(process: &Process) -> Result<()> {
 /// Writes this process's oom_score_adj (proc_pid_oom_score_adj(5)).
 pub fn write_oom_score(score: i32) -> Result<()> {
     let path = Path::new("/proc/self/oom_score_adj");
-    sys::path::write_existing(path, score.to_string().as_bytes())
-        .doing(|| format!("cannot set oom_score_adj to {score} (/process/oomScoreAdj)"))
-        .map_err(|error| {
-            error.hint("going below the value this session began with needs CAP_SYS_RESOURCE in the initial user namespace; ask for a higher value")
-        })
+    let Err(cause) = sys::path::write_existing(path, score.to_string().as_bytes()) else {
+        return Ok(());
+    };
+    let present = sys::path::read_regular(path, 64).unwrap_or_default();
+    let present = String::from_utf8_lossy(&present).trim().to_owned();
+    let error = Error::new(format!(
+        "cannot set oom_score_adj to {score} (/process/oomScoreAdj): the current value is {present}"
+    ));
+    let denied = cause.is(nix::libc::EACCES);
+    let error = error.because(cause);
+    if !denied {
+        return Err(error);
+    }
+    Err(error.hint(format!(
+        "ask for {present} or more: going below what this session began with needs CAP_SYS_RESOURCE in the initial user \
+         namespace; the administrator can begin it lower (OOMScoreAdjust= of user@.service)"
+    )))
 }
 
 /// Takes the ids of the container's root, if it has one, and keeps others from looking in.
@@ -391,7 +452,7 @@ fn become_root(plan: &Plan) -> Result<()> {
         ..
     } = &plan.user_namespace
     {
-        if *setgroups && is_on(Defence::Groups) {
+        if *setgroups && plan.process.additional_gids.is_some() && is_on(Defence::Groups) {
             sys::cred::set_groups(&[]).doing(what)?;
         }
         take_root_ids(uid_map, gid_map)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::beneath::{Links, RootDir, is_directory};
 use super::rootfs::Sources;
 use crate::error::{Doing, Error, Result};
+use crate::plan::Plan;
 use crate::sys;
 use crate::sys::defence::{self, Defence, is_on};
 use crate::sys::mount as kernel;
@@ -16,9 +17,9 @@ const MASK_ATTRIBUTES: u64 = kernel::MOUNT_ATTR_RDONLY
     | kernel::MOUNT_ATTR_NOEXEC;
 
 /// Covers files with the verified /dev/null, directories with one empty read-only tmpfs that they share.
-pub(super) fn mask_all(paths: &[PathBuf], sources: &Sources, root: &RootDir) -> Result<()> {
+pub(super) fn mask_all(plan: &Plan, sources: &Sources, root: &RootDir) -> Result<()> {
     let mut empty: Option<OwnedFd> = None;
-    for path in paths {
+    for path in &plan.masked_paths {
         let what = || format!("cannot mask {path:?}");
         let Some(place) = find(root, path).doing(what)? else {
             continue;
@@ -40,7 +41,7 @@ pub(super) fn mask_all(paths: &[PathBuf], sources: &Sources, root: &RootDir) -> 
         // A tree can be copied only once it is attached: the first directory gets the tmpfs, the others a copy of it.
         let mask = match &empty {
             Some(attached) => kernel::clone_tree(attached, false, path).doing(what)?,
-            None => empty_directory().doing(what)?,
+            None => empty_directory(plan.mount_label.as_deref()).doing(what)?,
         };
         kernel::attach(&mask, &place, path).doing(what)?;
         empty.get_or_insert(mask);
@@ -56,8 +57,11 @@ fn null_of_the_image(root: &RootDir) -> Option<OwnedFd> {
     root.open(Path::new("/dev/null"), Links::InRoot).ok()
 }
 
-fn empty_directory() -> sys::Result<OwnedFd> {
+fn empty_directory(label: Option<&str>) -> sys::Result<OwnedFd> {
     let context = kernel::FsContext::open("tmpfs")?;
+    if let Some(label) = label {
+        context.set_string("context", label)?;
+    }
     context.set_string("size", "4k")?;
     context.set_string("nr_inodes", "1")?;
     context.set_string("mode", "555")?;

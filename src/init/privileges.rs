@@ -1,5 +1,6 @@
-//! Limits, ids, groups and capabilities of the program, in the one order that works.
+//! Limits, scheduling, ids, groups and capabilities of the program, in the one order that works.
 
+use super::scheduling;
 use crate::error::{Doing, Result};
 use crate::plan::{CapabilitySet, Process};
 use crate::sys;
@@ -7,10 +8,12 @@ use crate::sys::defence::{Defence, is_on};
 
 /// Takes everything from this process that the program is not to have.
 ///
-/// Order: limits and the bounding set while CAP_SETPCAP is there; ids next, keeping the permitted set across the
+/// Order: limits, by which the kernel grants scheduling, which is next; the bounding set while CAP_SETPCAP is there; ids next, keeping the permitted set across the
 /// change of uid; then the sets themselves; no_new_privs last, as it forbids nothing of the above but must not be
 /// undone by it (it cannot be).
-pub(super) fn apply(process: &Process) -> Result<()> {
+///
+/// `kept`: capabilities that stay permitted all the same, until execve(2) (`super::seccomp`).
+pub(super) fn apply(process: &Process, kept: u64) -> Result<()> {
     for limit in &process.rlimits {
         sys::cred::set_limit(limit.resource, limit.soft, limit.hard).doing(|| {
             format!(
@@ -19,6 +22,7 @@ pub(super) fn apply(process: &Process) -> Result<()> {
             )
         })?;
     }
+    scheduling::apply(&process.attributes)?;
     if is_on(Defence::Capabilities) {
         drop_bounding(process.capabilities.bounding)?;
     }
@@ -26,7 +30,7 @@ pub(super) fn apply(process: &Process) -> Result<()> {
     sys::cred::keep_capabilities(true).doing(what)?;
     set_ids(process)?;
     sys::cred::keep_capabilities(false).doing(what)?;
-    set_capabilities(process)?;
+    set_capabilities(process, kept)?;
     if process.no_new_privileges && is_on(Defence::NoNewPrivs) {
         sys::cred::set_no_new_privs().doing(|| "cannot set no_new_privs".to_owned())?;
     }
@@ -62,17 +66,18 @@ fn set_ids(process: &Process) -> Result<()> {
         .doing(|| format!("cannot become uid {} (/process/user/uid)", process.uid))
 }
 
-fn set_capabilities(process: &Process) -> Result<()> {
+fn set_capabilities(process: &Process, kept: u64) -> Result<()> {
     let sets = &process.capabilities;
     let what = || "cannot set the capabilities (/process/capabilities)".to_owned();
     if !is_on(Defence::Capabilities) {
         // What is not done: what may be had is inherited (CVE-2022-29162).
-        return sys::cred::set_capabilities(sets.effective.0, sets.permitted.0, sets.permitted.0)
+        let permitted = sets.permitted.0;
+        return sys::cred::set_capabilities(sets.effective.0, permitted | kept, permitted)
             .doing(what);
     }
     sys::cred::clear_ambient().doing(what)?;
-    sys::cred::set_capabilities(sets.effective.0, sets.permitted.0, sets.inheritable.0)
-        .doing(what)?;
+    let permitted = sets.permitted.0 | kept;
+    sys::cred::set_capabilities(sets.effective.0, permitted, sets.inheritable.0).doing(what)?;
     for number in (0..64).filter(|number| sets.ambient.has(*number)) {
         sys::cred::raise_ambient(number).doing(what)?;
     }

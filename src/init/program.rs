@@ -1,15 +1,17 @@
 //! The program: finding it in the container, and becoming it.
 
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, FileType};
 
 use super::beneath::{RootDir, file_type};
-use super::{Preserved, passwd, privileges};
+use super::seccomp::{self, Loading};
+use super::{Manner, Preserved, labels, passwd, privileges};
 use crate::error::{Doing, Error, Result};
 use crate::plan::Process;
+use crate::spawn::line::InitEnd;
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
@@ -24,24 +26,30 @@ pub(super) struct Program {
     args: Vec<CString>,
     env: Vec<CString>,
     preserved: u32,
+    filter: Option<Loading>,
 }
 
 impl Program {
     /// Takes on the process's ids and limits, enters its directory and finds its program.
     ///
-    /// All fds but 0, 1, 2, those preserved and `kept` are closed on the way. `umask` is the caller's, for a config that sets none.
+    /// All fds but 0, 1, 2, those preserved and `kept` are closed on the way. `umask` is the caller's, for a config that sets none;
+    /// `proc` the procfs for its labels.
     pub(super) fn prepare(
         process: &Process,
-        preserved: &Preserved,
+        manner: &Manner,
         kept: &[BorrowedFd<'_>],
         umask: Option<u32>,
+        proc: Option<OwnedFd>,
     ) -> Result<Self> {
         let home = home_of(process)?;
         own_stdio(process);
         let entered = enter(&process.cwd);
-        privileges::apply(process)?;
+        let filter = manner.filter.as_ref();
+        privileges::apply(process, seccomp::needs(filter, process))?;
+        labels::apply(&process.attributes, proc)?;
         // The program's own ids may open what the container's root may not (a home directory on NFS).
         entered.or_else(|_| enter(&process.cwd))?;
+        let preserved = &manner.preserved;
         let own = sys::fd::FIRST + preserved.count;
         if is_on(Defence::CloseFiles) {
             sys::fd::close_others(own, kept).doing(|| "cannot close files".to_owned())?;
@@ -65,17 +73,26 @@ impl Program {
             env,
             name,
             preserved: preserved.count,
+            filter: filter.map(|filter| Loading::new(filter, process)),
         })
     }
 
+    /// Its environment.
+    pub(super) fn env(&self) -> &[CString] {
+        &self.env
+    }
+
     /// Becomes the program; returns only on failure.
-    pub(super) fn exec(&self) -> Error {
+    pub(super) fn exec(&self, line: &InitEnd) -> Error {
         sys::signal::reset_actions();
         if let Err(error) = sys::signal::unblock_all() {
             return Error::new("cannot unblock signals").because(error);
         }
         if let Err(error) = sys::fd::keep_across_exec(self.preserved) {
             return Error::new("cannot pass on the caller's files").because(error);
+        }
+        if let Some(Err(error)) = self.filter.as_ref().map(|filter| filter.load(line)) {
+            return error;
         }
         let error = sys::process::exec(&self.path, &self.args, &self.env);
         let reason = match error.errno {

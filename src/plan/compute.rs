@@ -1,6 +1,5 @@
 //! `Plan::compute`: all decisions about one container, made in one place and from plain values.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
@@ -8,8 +7,8 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 use super::idmap::{self, ConfigMaps};
 use super::mounts::{self, Context, clean};
 use super::{
-    Device, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Root, UserNamespace,
-    cgroup, namespaces, process, sysctl,
+    Device, Hooks, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Role, Root,
+    UserNamespace, annotations, attributes, cgroup, labels, namespaces, process, resctrl, sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
 use crate::host::HostFacts;
@@ -32,9 +31,6 @@ const LINKS: [(&str, &str, bool); 5] = [
     ("stdout", "/proc/self/fd/1", false),
     ("stderr", "/proc/self/fd/2", false),
 ];
-
-/// Annotations that change what other runtimes do.
-const FOREIGN_ANNOTATIONS: [&str; 3] = ["run.oci.", "org.systemd.property.", "org.criu."];
 
 impl Note {
     /// A note on the property at `property`. Control characters are escaped, as they may come from config.json.
@@ -61,8 +57,11 @@ impl Plan {
         let linux = spec.linux().as_ref();
         let mut problems = Vec::new();
         let (user_namespace, mut notes) = idmap::user_namespace(config_maps(linux), facts)?;
-        let ids = ids(&user_namespace, facts);
         notes.extend(bundle.warnings.iter().map(warning));
+        let mut of_annotations = Vec::new();
+        let annotations = annotations::annotations(spec, &mut of_annotations);
+        let keep_groups = annotations::keeps_groups(&annotations);
+        let ids = ids(&user_namespace, keep_groups, facts);
         let namespaces = namespaces::namespaces(linux, &mut notes);
         let root = root(bundle, &mut notes);
         let context = Context {
@@ -71,14 +70,20 @@ impl Plan {
             ids,
         };
         let asked = spec.mounts().as_deref().unwrap_or_default();
-        let mounts = mounts::mounts(asked, context, &mut notes, &mut problems);
+        let mut mounts = mounts::mounts(asked, context, &mut notes, &mut problems);
+        let mount_label = labels::mount_label(spec, facts, &mut problems);
+        if let Some(label) = &mount_label {
+            labels::label_mounts(&mut mounts, label, &mut notes);
+        }
         let new = matches!(user_namespace, UserNamespace::New { .. });
         let parameters = linux.and_then(|l| l.sysctl().clone()).unwrap_or_default();
         let sysctl = sysctl::sysctl(&parameters, &namespaces, new, &mut problems);
         let process = plan_process(spec, ids, &mut notes, &mut problems);
+        let seccomp = super::seccomp(linux, &mut notes);
         note_resources(linux, &mut notes);
         cgroup::notes(linux, &mut notes);
-        let annotations = annotations(spec, &mut notes);
+        resctrl::refuse(linux, facts, &mut problems);
+        notes.extend(of_annotations);
         let own_dev = !mounts::has_host_dev(&mounts);
         match process {
             Some(process) if problems.is_empty() => Ok(Self {
@@ -86,12 +91,15 @@ impl Plan {
                 devices: own_dev.then(devices).unwrap_or_default(),
                 links: own_dev.then(links).unwrap_or_default(),
                 mounts,
+                mount_label,
                 masked_paths: paths(linux.and_then(|l| l.masked_paths().as_ref())),
                 readonly_paths: paths(linux.and_then(|l| l.readonly_paths().as_ref())),
                 sysctl,
                 hostname: named(spec.hostname()),
                 domainname: named(spec.domainname()),
                 process,
+                seccomp,
+                hooks: Hooks::of(spec),
                 annotations,
                 notes,
                 namespaces,
@@ -102,11 +110,12 @@ impl Plan {
     }
 }
 
-fn ids<'a>(user_namespace: &'a UserNamespace, facts: &'a HostFacts) -> Ids<'a> {
+fn ids<'a>(user_namespace: &'a UserNamespace, keep_groups: bool, facts: &'a HostFacts) -> Ids<'a> {
     match user_namespace {
         UserNamespace::Inherit => Ids {
             maps: None,
             setgroups: facts.setgroups_allowed,
+            keep_groups,
             facts,
         },
         UserNamespace::New {
@@ -117,6 +126,7 @@ fn ids<'a>(user_namespace: &'a UserNamespace, facts: &'a HostFacts) -> Ids<'a> {
         } => Ids {
             maps: Some((uid_map, gid_map)),
             setgroups: *setgroups,
+            keep_groups,
             facts,
         },
     }
@@ -184,10 +194,14 @@ fn plan_process(
     notes: &mut Vec<Note>,
     problems: &mut Vec<Problem>,
 ) -> Option<super::Process> {
+    let attributes = attributes::attributes(spec, Role::Init, ids.facts, problems);
     match process(spec.process().as_ref()?, ids) {
         Ok((process, more)) => {
             notes.extend(more);
-            Some(process)
+            Some(super::Process {
+                attributes,
+                ..process
+            })
         }
         Err(more) => {
             problems.extend(more);
@@ -206,21 +220,6 @@ fn note_resources(linux: Option<&Linux>, notes: &mut Vec<Note>) {
             "none is needed: a container without root of the host has only the devices bound into it, with the caller's rights",
         ));
     }
-}
-
-fn annotations(spec: &Spec, notes: &mut Vec<Note>) -> BTreeMap<String, String> {
-    let annotations = spec.annotations().iter().flatten();
-    let annotations: BTreeMap<String, String> =
-        annotations.map(|(k, v)| (k.clone(), v.clone())).collect();
-    let foreign = |key: &&String| FOREIGN_ANNOTATIONS.iter().any(|p| key.starts_with(p));
-    notes.extend(annotations.keys().filter(foreign).map(|key| {
-        Note::new(
-            format!("/annotations/{}", crate::bundle::pointer_token(key)),
-            "kept, but not acted upon: lodger does not do yet what other runtimes do with it",
-            "take it out, or use another runtime if it matters",
-        )
-    }));
-    annotations
 }
 
 fn devices() -> Vec<Device> {

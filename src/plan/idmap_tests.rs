@@ -40,6 +40,7 @@ fn facts() -> HostFacts {
         bounding_set: 0,
         last_capability: 40,
         limits: BTreeMap::new(),
+        details: crate::host::Details::default(),
     }
 }
 

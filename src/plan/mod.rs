@@ -23,6 +23,9 @@ pub struct Plan {
     pub root: Root,
     /// Mounts, in the order they are made.
     pub mounts: Vec<Mount>,
+    /// The SELinux context of the filesystems that are made unasked (`linux.mountLabel`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_label: Option<String>,
     /// Device nodes to bind from the host.
     pub devices: Vec<Device>,
     /// Symbolic links to make in /dev, after the mounts.
@@ -39,6 +42,12 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The container's process.
     pub process: Process,
+    /// The system call filter of the container's processes, if they get one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<Seccomp>,
+    /// Programs of the caller's to run on the way.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
     /// The config's annotations, for `state`.
     pub annotations: BTreeMap<String, String>,
     /// What is adapted, and why: shown once at `create`.
@@ -300,7 +309,7 @@ pub struct Process {
     pub uid: u32,
     /// gid in the container.
     pub gid: u32,
-    /// Supplementary groups in the container. `None`: setgroups(2) is denied and the caller's groups stay.
+    /// Supplementary groups in the container. `None`: the caller's stay, as setgroups(2) is denied or the config wants it.
     pub additional_gids: Option<Vec<u32>>,
     /// umask, if one is given.
     pub umask: Option<u32>,
@@ -312,6 +321,9 @@ pub struct Process {
     pub no_new_privileges: bool,
     /// oom_score_adj to write, if one is given.
     pub oom_score_adj: Option<i32>,
+    /// Scheduling, memory policy, execution domain and labels.
+    #[serde(default, skip_serializing_if = "ProcessAttributes::is_empty")]
+    pub attributes: ProcessAttributes,
 }
 
 /// A terminal of the process's own (config.md, "terminal").
@@ -358,18 +370,38 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
+mod annotations;
+mod attributes;
 mod capability;
 pub(crate) mod cgroup;
 mod compute;
+mod hooks;
 pub mod idmap;
+mod labels;
 mod mounts;
 mod namespaces;
+pub mod notify;
+mod number_set;
 mod options;
 mod process;
+mod resctrl;
+mod scheduling;
+mod seccomp;
 mod sysctl;
 
+pub use annotations::{ACTING as ACTING_ANNOTATIONS, Acting, keeps_groups};
+pub use attributes::{ProcessAttributes, Role, attributes};
 pub use capability::CapabilitySet;
+pub use hooks::{Hook, Hooks};
 pub use namespaces::NAMESPACES;
+pub use number_set::NumberSet;
 pub use options::known as mount_options;
 pub(crate) use process::RESOURCES;
 pub use process::{Ids, process};
+pub use scheduling::{
+    CpuAffinity, IoPriority, MEMORY_POLICY_FLAGS, MEMORY_POLICY_MODES, MemoryPolicy, Scheduler,
+};
+pub use seccomp::{
+    Seccomp, SeccompAction, SeccompCondition, SeccompFlag, SeccompListener, SeccompOperator,
+    SeccompRule, seccomp,
+};

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities};
 
+use super::annotations::KEEP_GROUPS;
 use super::idmap::maps_id;
 use super::{
-    Capabilities, CapabilitySet, IdMapping, Note, Process, Rlimit, Terminal, TerminalSize,
+    Capabilities, CapabilitySet, IdMapping, Note, Process, ProcessAttributes, Rlimit, Terminal,
+    TerminalSize,
 };
 use crate::bundle::Problem;
 use crate::host::{HostFacts, MapLine};
@@ -18,6 +20,8 @@ pub struct Ids<'a> {
     pub maps: Option<(&'a [IdMapping], &'a [IdMapping])>,
     /// Whether setgroups(2) is allowed there.
     pub setgroups: bool,
+    /// Whether the caller's supplementary groups stay, whatever the config says of groups.
+    pub keep_groups: bool,
     /// The caller.
     pub facts: &'a HostFacts,
 }
@@ -43,7 +47,8 @@ fn has(map: Option<&[IdMapping]>, own: &[MapLine], id: u32) -> bool {
     }
 }
 
-/// Plans `spec`, the container's process or one that joins it (`exec`), for the user namespace `ids`.
+/// Plans `spec`, the container's process or one that joins it (`exec`), for the user namespace `ids`: all but its
+/// [`ProcessAttributes`], which depend on the rest of the config.
 ///
 /// All problems are returned, not the first.
 pub fn process(
@@ -54,7 +59,12 @@ pub fn process(
     let mut problems = Vec::new();
     let user = spec.user();
     check_ids(user, ids, &mut problems);
-    let additional_gids = additional_gids(user, ids, &mut problems);
+    let additional_gids = if ids.keep_groups {
+        notes.extend(left_out_groups(user));
+        None
+    } else {
+        additional_gids(user, ids, &mut problems)
+    };
     let capabilities = capabilities(spec.capabilities().as_ref(), ids, &mut notes);
     let rlimits = rlimits(spec, ids.facts, &mut problems);
     if !problems.is_empty() {
@@ -73,6 +83,7 @@ pub fn process(
         rlimits,
         no_new_privileges: spec.no_new_privileges().unwrap_or(false),
         oom_score_adj: spec.oom_score_adj(),
+        attributes: ProcessAttributes::default(),
     };
     Ok((process, notes))
 }
@@ -98,7 +109,7 @@ fn check_ids(user: &oci_spec::runtime::User, ids: Ids<'_>, problems: &mut Vec<Pr
     if !ids.has_gid(user.gid()) {
         unmapped("/process/user/gid".to_owned(), "gid", user.gid());
     }
-    if !ids.setgroups {
+    if !ids.setgroups || ids.keep_groups {
         return;
     }
     for (index, gid) in user.additional_gids().iter().flatten().enumerate() {
@@ -107,6 +118,19 @@ fn check_ids(user: &oci_spec::runtime::User, ids: Ids<'_>, problems: &mut Vec<Pr
             unmapped(pointer, "gid", *gid);
         }
     }
+}
+
+/// The caller's groups and others as well cannot be had: setgroups(2) sets all, and those of the caller have no number in
+/// the container.
+fn left_out_groups(user: &oci_spec::runtime::User) -> Option<Note> {
+    let asked = user.additional_gids().as_ref()?;
+    (!asked.is_empty()).then(|| {
+        Note::new(
+            "/process/user/additionalGids",
+            format!("left out: the caller's groups are kept instead ({KEEP_GROUPS})"),
+            "take out one of the two",
+        )
+    })
 }
 
 fn additional_gids(

@@ -4,13 +4,15 @@
 //! joins everything, from the initial namespace, without entering the outer one first.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use super::line::{self, Order, Phase, RuntimeEnd};
 use super::{Heard, Outlets, Problem, end, order, wait_for};
 use crate::error::{Doing, Error, Result};
 use crate::init::Manner;
 use crate::plan::{Note, Process};
-use crate::state::{Record, once_visible};
+use crate::seccomp::{Agent, ContainerState};
+use crate::state::{Record, Status, once_visible};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::process::{Child, Cloned};
@@ -26,6 +28,8 @@ pub struct Joining<'a> {
     pub manner: Manner,
     /// What the caller gets of it.
     pub outlets: Outlets,
+    /// The container's id.
+    pub id: &'a str,
 }
 
 /// A process that has joined.
@@ -41,7 +45,9 @@ pub struct Member {
 
 /// Starts a process in a container. Afterwards this process is in the container's namespaces itself, but for the pid
 /// namespace, which only its children are in.
-pub fn exec(joining: &Joining<'_>) -> Result<Member> {
+///
+/// `agent` is who gets the listener of its filter.
+pub fn exec(joining: &Joining<'_>, agent: Option<Agent>) -> Result<Member> {
     let Joining {
         record, process, ..
     } = joining;
@@ -52,9 +58,13 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
         Ok(true) => stopped(),
         _ => error,
     };
-    if let Some(score) = process.oom_score_adj {
-        crate::init::write_oom_score(score)?;
+    let lent = process.oom_score_adj.map(OomScore::lend).transpose()?;
+    let initial = process.attributes.cpu_affinity.as_ref();
+    if let Some(cpus) = initial.and_then(|affinity| affinity.initial.as_ref()) {
+        crate::init::restrict_cpus(cpus, "/process/execCPUAffinity/initial")?;
     }
+    // The host's, while it is at /proc.
+    let proc = crate::init::open_proc(&process.attributes)?;
     // From here on the container's processes must not look into this one (CVE-2016-9962).
     sys::cred::set_dumpable(!is_on(Defence::NotDumpable))
         .doing(|| "cannot become undumpable".to_owned())?;
@@ -76,16 +86,20 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
     let child = match cloned.map_err(unless_stopped)? {
         Cloned::Parent(child) => {
             drop(line);
+            lent.iter().for_each(OomScore::give_back);
             child
         }
         Cloned::Child => {
             drop(runtime);
             let own = record.user_namespace.as_ref();
             let maps = own.map(|own| (own.uid_map.as_slice(), own.gid_map.as_slice()));
-            crate::init::join(process, &joining.manner, maps, line)
+            crate::init::join(process, &joining.manner, maps, line, proc)
         }
     };
-    let mut heard = Heard::default();
+    let mut heard = Heard {
+        agent,
+        ..Heard::default()
+    };
     match talk_through(joining, &child, &runtime, &mut heard) {
         Ok(()) => Ok(Member {
             child,
@@ -93,6 +107,32 @@ pub fn exec(joining: &Joining<'_>) -> Result<Member> {
             console: heard.console,
         }),
         Err(problem) => Err(problem.explain(end(&child).map(|exit| exit.to_string()))),
+    }
+}
+
+/// The oom_score_adj that a child gets through this process, before anything of the container is in reach.
+struct OomScore {
+    /// This process's file, opened while it is its own to write to.
+    file: OwnedFd,
+    /// What was in it.
+    own: Vec<u8>,
+}
+
+impl OomScore {
+    const PATH: &str = "/proc/self/oom_score_adj";
+
+    fn lend(score: i32) -> Result<Self> {
+        let path = Path::new(Self::PATH);
+        let what = || "cannot look at this process's oom_score_adj".to_owned();
+        let own = sys::path::read_regular(path, 64).doing(what)?;
+        let file = sys::path::open_existing(path).doing(what)?;
+        crate::init::write_oom_score(score)?;
+        Ok(Self { file, own })
+    }
+
+    /// The runtime stays behind, and is no more to be killed than before.
+    fn give_back(&self) {
+        let _courtesy = sys::path::write_once(&self.file, &self.own, Path::new(Self::PATH));
     }
 }
 
@@ -104,6 +144,10 @@ fn talk_through(
 ) -> std::result::Result<(), Problem> {
     wait_for(Phase::SettingUp, line, heard)?;
     joining.outlets.hand_over_console(heard)?;
+    if let Some(agent) = &mut heard.agent {
+        let state = ContainerState::of(joining.id, joining.record, Status::Running);
+        agent.introduce(child.pid, &state)?;
+    }
     let exec = Order::Exec {
         die_with_runtime: false,
     };

@@ -7,10 +7,14 @@
 //!   runtime ──Go──▶ init      the id maps are written
 //!   runtime ◀─Note─ init      something the kernel would not do, adapted (any number)
 //!   runtime ◀Console init     the first end of the container's terminal, as an fd
+//!   runtime ◀Mounted init      where there are hooks: all is mounted, the root is not changed yet
+//!   runtime HooksDone▶ init    the runtime's hooks have run
 //!   runtime ◀Ready─ init      everything is set up
 //!   runtime ─Detach▶ init     the state is recorded: outlive the runtime, wait for `start`
 //!   runtime ◀Detached init
 //!   runtime ──Exec─▶ init     run the program (also sent by `start`, on its own connection)
+//!   runtime ◀Listener init    where the filter notifies an agent: its listener, as an fd
+//!   runtime ─Proceed▶ init    the agent has it
 //!   runtime ◀─EOF── init      execve succeeded: the line is close-on-exec
 //!   runtime ◀Failed init      at any point instead
 //! ```
@@ -21,6 +25,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 use crate::plan::Note;
 use crate::sys;
 
@@ -29,6 +34,8 @@ use crate::sys;
 pub enum Order {
     /// The id maps are written: set up the container.
     Go,
+    /// The hooks in the runtime's namespaces have run: go on.
+    HooksDone,
     /// The state is recorded: outlive the runtime and wait at the gate.
     Detach,
     /// Run the program.
@@ -36,6 +43,8 @@ pub enum Order {
         /// Whether to be killed when the runtime ends.
         die_with_runtime: bool,
     },
+    /// The seccomp agent has its listener: go on.
+    Proceed,
 }
 
 /// What init tells the runtime.
@@ -45,10 +54,14 @@ pub enum Report {
     Note(Note),
     /// The terminal is made: its first end comes with this.
     Console,
+    /// Everything is mounted, and init waits for the runtime's hooks.
+    Mounted,
     /// Everything is set up but the program.
     Ready,
     /// Init no longer depends on the runtime.
     Detached,
+    /// The system call filter is loaded: its listener, for the agent, comes with this.
+    Listener,
     /// Init gave up.
     Failed(Failure),
 }
@@ -62,6 +75,21 @@ pub struct Failure {
     pub cause: Option<String>,
     /// What the reader can do.
     pub hint: Option<String>,
+    /// Whether it was a hook that failed: the container is then removed (runtime.md, "Lifecycle").
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hook: bool,
+}
+
+impl Failure {
+    /// What `error` tells.
+    pub fn of(error: &Error) -> Self {
+        Self {
+            what: error.what().to_owned(),
+            cause: error.cause(),
+            hint: error.hints(),
+            by_hook: false,
+        }
+    }
 }
 
 /// The runtime's end.
@@ -114,6 +142,28 @@ impl InitEnd {
         sys::socket::send_with(&self.0, &packet(&Report::Console)?, master)
     }
 
+    /// As [`InitEnd::send`], for a process that may be under a filter already: one call may be allowed where another is not.
+    pub fn send_last(&self, report: &Report) -> sys::Result<()> {
+        let Report::Failed(failure) = report else {
+            return self.send(report);
+        };
+        let text = packet(&Report::Failed(shortened(failure)))?;
+        let path = std::path::Path::new("line");
+        sys::socket::send(&self.0, &text).or_else(|_| sys::path::write_once(&self.0, &text, path))
+    }
+
+    /// Hands over the listener of the filter.
+    pub fn send_listener(&self, listener: BorrowedFd<'_>) -> sys::Result<()> {
+        sys::socket::send_with(&self.0, &packet(&Report::Listener)?, listener)
+    }
+
+    /// Another fd of the same end.
+    pub fn try_clone(&self) -> sys::Result<Self> {
+        let copy = self.0.try_clone();
+        copy.map(Self)
+            .map_err(|e| sys::Error::new("fcntl", "fd, F_DUPFD_CLOEXEC", e))
+    }
+
     /// Waits for an order; `None` when the runtime is gone.
     pub fn receive(&self) -> Result<Option<Order>, ProtocolError> {
         Ok(receive(&self.0)?.map(|(order, _)| order))
@@ -147,7 +197,8 @@ fn receive<T: for<'a> Deserialize<'a>>(
     Ok(Some((message, packet.fd)))
 }
 
-fn shortened(failure: &Failure) -> Failure {
+/// `failure`, cut so that it fits a packet.
+pub(super) fn shortened(failure: &Failure) -> Failure {
     // JSON may make six bytes of one; three texts share the packet.
     const LONGEST: usize = sys::socket::MAX_PACKET / 6 / 3 - 16;
     let cut = |text: &String| text.chars().take(LONGEST).collect::<String>();
@@ -161,6 +212,7 @@ fn shortened(failure: &Failure) -> Failure {
         what: cut(&failure.what),
         cause: failure.cause.as_ref().map(cut),
         hint: failure.hint.as_ref().map(cut),
+        by_hook: failure.by_hook,
     }
 }
 
@@ -181,6 +233,9 @@ pub enum ProtocolError {
         /// What the runtime was waiting for.
         phase: Phase,
     },
+    /// A listener was announced, and no fd came with it, or nobody was to get one.
+    #[error("the listener of the seccomp filter did not arrive, or was not expected")]
+    NoListener,
     /// A terminal was announced, and no fd came with it.
     #[error("the container's terminal did not arrive")]
     NoTerminal,
@@ -192,6 +247,8 @@ pub enum ProtocolError {
 /// What the runtime waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// For `Mounted`.
+    Mounting,
     /// For `Ready`.
     SettingUp,
     /// For `Detached`.
@@ -203,6 +260,7 @@ pub enum Phase {
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Mounting => "mounting",
             Self::SettingUp => "setting up the container",
             Self::Detaching => "detaching from the runtime",
             Self::Starting => "starting the program",
@@ -219,6 +277,8 @@ pub enum Next {
     Keep(Note),
     /// A terminal to keep; the phase goes on.
     Console,
+    /// A listener for the seccomp agent; the phase goes on.
+    Listener,
     /// Init gave up.
     Fail(Failure),
 }
@@ -231,9 +291,11 @@ impl Handshake {
     /// What `report` (`None`: the line has ended) means in `phase`.
     pub fn accept(phase: Phase, report: Option<Report>) -> Result<Next, ProtocolError> {
         match (phase, report) {
-            (Phase::SettingUp, Some(Report::Note(note))) => Ok(Next::Keep(note)),
-            (Phase::SettingUp, Some(Report::Console)) => Ok(Next::Console),
-            (Phase::SettingUp, Some(Report::Ready))
+            (Phase::Mounting | Phase::SettingUp, Some(Report::Note(note))) => Ok(Next::Keep(note)),
+            (Phase::Mounting | Phase::SettingUp, Some(Report::Console)) => Ok(Next::Console),
+            (Phase::Starting, Some(Report::Listener)) => Ok(Next::Listener),
+            (Phase::Mounting, Some(Report::Mounted))
+            | (Phase::SettingUp, Some(Report::Ready))
             | (Phase::Detaching, Some(Report::Detached))
             | (Phase::Starting, None) => Ok(Next::Done),
             (_, Some(Report::Failed(failure))) => Ok(Next::Fail(failure)),
@@ -252,6 +314,7 @@ mod tests {
             what: "w".to_owned(),
             cause: None,
             hint: None,
+            by_hook: false,
         }
     }
 
@@ -265,14 +328,21 @@ mod tests {
 
     #[test]
     fn every_report_is_accepted_in_its_phase_only() {
-        let phases = [Phase::SettingUp, Phase::Detaching, Phase::Starting];
+        let phases = [
+            Phase::Mounting,
+            Phase::SettingUp,
+            Phase::Detaching,
+            Phase::Starting,
+        ];
         let reports = [
-            (Some(Report::Note(note())), [true, false, false]),
-            (Some(Report::Console), [true, false, false]),
-            (Some(Report::Ready), [true, false, false]),
-            (Some(Report::Detached), [false, true, false]),
-            (None, [false, false, true]),
-            (Some(Report::Failed(failure())), [true, true, true]),
+            (Some(Report::Note(note())), [true, true, false, false]),
+            (Some(Report::Console), [true, true, false, false]),
+            (Some(Report::Mounted), [true, false, false, false]),
+            (Some(Report::Ready), [false, true, false, false]),
+            (Some(Report::Detached), [false, false, true, false]),
+            (Some(Report::Listener), [false, false, false, true]),
+            (None, [false, false, false, true]),
+            (Some(Report::Failed(failure())), [true, true, true, true]),
         ];
         for (report, accepted) in reports {
             for (phase, expected) in phases.into_iter().zip(accepted) {
@@ -326,6 +396,7 @@ mod tests {
             what: "\u{1}".repeat(10_000),
             cause: Some("é".repeat(10_000)),
             hint: Some("h".repeat(10_000)),
+            by_hook: true,
         };
         init.send(&Report::Failed(long)).unwrap();
         assert!(matches!(

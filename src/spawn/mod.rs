@@ -8,9 +8,11 @@ use std::time::SystemTime;
 use crate::bundle::Bundle;
 use crate::error::{Doing, Error, Result};
 use crate::init::{Init, Manner, Stage};
-use crate::plan::{Namespace, Note, Plan, UserNamespace};
+use crate::plan::{Hook, Namespace, Note, Plan, UserNamespace};
+use crate::seccomp::{Agent, ContainerState};
 use crate::state::{
-    Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, UserNamespaceRecord, boot_id,
+    Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, Status, UserNamespaceRecord,
+    boot_id,
 };
 use crate::sys;
 use crate::sys::memory::SharedByte;
@@ -21,19 +23,24 @@ use crate::userns::{self, Entering};
 mod exec;
 mod foreground;
 mod handover;
+pub mod hook;
+mod hooks;
 mod host_terminal;
 pub mod line;
 mod nameless;
+pub mod notify;
 mod relay;
 mod whole_file;
 
 pub use exec::{Joining, Member, exec};
 pub use foreground::wait as wait_in_foreground;
 pub use handover::Receiver;
+pub use hooks::{Poststop, Runner};
 pub use host_terminal::HostTerminal;
 pub use relay::Relay;
 pub use whole_file::WholeFile;
 
+use hook::Told;
 use line::{Failure, Handshake, Next, Order, Phase, ProtocolError, RuntimeEnd};
 
 /// What is done with the container once it is set up.
@@ -64,6 +71,10 @@ pub struct Creation<'a> {
     pub outlets: Outlets,
     /// How far to go.
     pub until: Until,
+    /// Whether its program is told of a socket in the state directory (NOTIFY_SOCKET).
+    pub notify: bool,
+    /// Who runs hooks in the caller's namespaces; needed only where the plan has some.
+    pub runner: Option<&'a Runner>,
 }
 
 /// Where the caller wants to be told of a new process.
@@ -108,6 +119,8 @@ impl Outlets {
 struct Heard {
     notes: Vec<Note>,
     console: Option<OwnedFd>,
+    /// Who gets the listener of the system call filter.
+    agent: Option<Agent>,
 }
 
 /// A container that was made.
@@ -124,13 +137,14 @@ pub struct Made {
 }
 
 impl Creation<'_> {
-    /// Makes the container. On failure nothing of it is left.
-    pub fn make(&self, entering: Entering) -> Result<Made> {
+    /// Makes the container. On failure nothing of it is left. `agent` is who gets the listener of its filter, if the
+    /// program is run.
+    pub fn make(&self, entering: Entering, agent: Option<Agent>) -> Result<Made> {
         let outer = entering.finish()?;
         let stage = SharedByte::new().doing(|| "cannot share memory with init".to_owned())?;
         let (child, line) = self.clone_init(&stage)?;
-        match self.talk_through(&child, &line, outer) {
-            Ok(Heard { notes, console }) => Ok(Made {
+        match self.talk_through(&child, &line, outer, agent) {
+            Ok(Heard { notes, console, .. }) => Ok(Made {
                 child,
                 notes,
                 console,
@@ -158,6 +172,7 @@ impl Creation<'_> {
                     line,
                     gate,
                     stage,
+                    told: self.told(),
                 }
                 .run()
             }
@@ -170,6 +185,7 @@ impl Creation<'_> {
         child: &Child,
         line: &RuntimeEnd,
         outer: Option<OuterRecord>,
+        agent: Option<Agent>,
     ) -> std::result::Result<Heard, Problem> {
         if let UserNamespace::New {
             uid_map,
@@ -187,6 +203,7 @@ impl Creation<'_> {
         let mut heard = Heard {
             notes: self.plan.notes.clone(),
             console: None,
+            agent,
         };
         // Before init hides itself.
         let mark = NamespaceMark::of(child.pid, clone_flags(self.plan))?;
@@ -195,6 +212,12 @@ impl Creation<'_> {
         self.entry.write_config(&self.bundle.config)?;
         let mut record = self.record(child, outer, mark)?;
         self.entry.draft_record(&record)?;
+        if self.plan.hooks.has_any_before_root() {
+            wait_for(Phase::Mounting, line, &mut heard)?;
+            let hooks = self.plan.hooks.runtime_before_root();
+            self.run_hooks(hooks, Status::Creating, child)?;
+            order(line, Order::HooksDone)?;
+        }
         wait_for(Phase::SettingUp, line, &mut heard)?;
         tracing::debug!(notes = heard.notes.len(), "the container is set up");
         if heard.notes.len() > record.notes.len() {
@@ -203,6 +226,10 @@ impl Creation<'_> {
         }
         self.outlets.hand_over_console(&mut heard)?;
         self.entry.publish_record()?;
+        if let Some(agent) = &mut heard.agent {
+            let state = ContainerState::of(self.entry.id(), &record, Status::Created);
+            agent.introduce(child.pid, &state)?;
+        }
         match self.until {
             Until::Created => {
                 order(line, Order::Detach)?;
@@ -212,10 +239,39 @@ impl Creation<'_> {
                 let die_with_runtime = self.until == Until::Foreground;
                 order(line, Order::Exec { die_with_runtime })?;
                 wait_for(Phase::Starting, line, &mut heard)?;
+                self.run_hooks(&self.plan.hooks.poststart, Status::Running, child)?;
             }
         }
         self.outlets.tell(child, "standard")?;
         Ok(heard)
+    }
+
+    /// Runs hooks in the caller's namespaces.
+    fn run_hooks<'h>(
+        &self,
+        hooks: impl IntoIterator<Item = &'h Hook>,
+        status: Status,
+        child: &Child,
+    ) -> Result<()> {
+        let mut hooks = hooks.into_iter().peekable();
+        if hooks.peek().is_none() {
+            return Ok(());
+        }
+        let runner = self
+            .runner
+            .ok_or_else(|| Error::new("there is nobody to run the hooks"))?;
+        let state = self.told().text(status, Some(child.pid))?;
+        runner.run(hooks, &state, &self.bundle.directory)
+    }
+
+    /// What hooks are told of the container.
+    pub fn told(&self) -> Told<'_> {
+        Told {
+            oci_version: self.bundle.spec.version(),
+            id: self.entry.id(),
+            bundle: &self.bundle.directory,
+            annotations: &self.plan.annotations,
+        }
     }
 
     /// What to remember of the container, with the notes of the plan.
@@ -252,7 +308,10 @@ impl Creation<'_> {
             keyring: self.manner.keyring.clone(),
             no_pivot: self.manner.no_pivot,
             user_namespace,
+            hooks: self.plan.hooks.for_later(),
+            notify: self.notify,
             mark,
+            listener: self.plan.seccomp.as_ref().and_then(|s| s.listener.clone()),
             notes: self.plan.notes.clone(),
         })
     }
@@ -277,17 +336,42 @@ fn clone_flags(plan: &Plan) -> u32 {
     })
 }
 
+/// A program that was not run.
+#[derive(Debug)]
+pub struct NotStarted {
+    /// Why.
+    pub error: Error,
+    /// Whether a hook failed, and the container is to be removed.
+    pub by_hook: bool,
+}
+
+impl From<Error> for NotStarted {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            by_hook: false,
+        }
+    }
+}
+
 /// Runs the program of a container that was created (runtime.md, "start"). `record` is its own.
-pub fn start(entry: &Entry, record: &Record) -> Result<()> {
+pub fn start(entry: &Entry, record: &Record) -> std::result::Result<(), NotStarted> {
+    let mut heard = Heard::default();
+    if let Some(listener) = &record.listener {
+        let mut agent = Agent::connect(listener)?;
+        let state = ContainerState::of(entry.id(), record, Status::Created);
+        agent.introduce(record.process.pid, &state)?;
+        heard.agent = Some(agent);
+    }
     let what = || "cannot reach the container's init".to_owned();
     let connection = match sys::socket::connect(entry.directory(), GATE) {
         Err(error) if error.is(nix::libc::ECONNREFUSED) => {
             if !record.process.is_alive(&record.boot_id) {
-                return Err(Error::new("cannot start a container that has stopped"));
+                return Err(Error::new("cannot start a container that has stopped").into());
             }
             // A `start` before this one was killed after it had done its work.
             entry.remove_gate()?;
-            return Err(Error::new("cannot start an already running container"));
+            return Err(Error::new("cannot start an already running container").into());
         }
         connected => RuntimeEnd::over(connected.doing(what)?),
     };
@@ -295,9 +379,21 @@ pub fn start(entry: &Entry, record: &Record) -> Result<()> {
         die_with_runtime: false,
     };
     connection.send(exec).doing(what)?;
-    let outcome = wait_for(Phase::Starting, &connection, &mut Heard::default());
-    outcome.map_err(|problem| problem.explain(None))?;
-    entry.remove_gate()
+    let outcome = wait_for(Phase::Starting, &connection, &mut heard);
+    outcome.map_err(|problem| {
+        // What waits for an agent that was not reached is under its filter already.
+        if let (Some(_), Ok(Some(process))) =
+            (&record.listener, record.process.open(&record.boot_id))
+        {
+            let killed = sys::process::send_signal(&process, nix::libc::SIGKILL);
+            tracing::debug!("ending the process: {killed:?}");
+        }
+        NotStarted {
+            by_hook: matches!(&problem, Problem::Init(failure) if failure.by_hook),
+            error: problem.explain(None),
+        }
+    })?;
+    Ok(entry.remove_gate()?)
 }
 
 /// Why the conversation with init ended.
@@ -370,6 +466,13 @@ fn wait_for(
             Next::Console => {
                 let console = fd.flatten();
                 heard.console = Some(console.ok_or(Problem::Protocol(ProtocolError::NoTerminal))?);
+            }
+            Next::Listener => {
+                let agent = heard.agent.take().zip(fd.flatten());
+                let missing = Problem::Protocol(ProtocolError::NoListener);
+                let (agent, listener) = agent.ok_or(missing)?;
+                agent.hand_over(listener.as_fd())?;
+                order(line, Order::Proceed)?;
             }
             Next::Fail(failure) => return Err(Problem::Init(failure)),
         }

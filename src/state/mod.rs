@@ -13,7 +13,9 @@ use crate::error::{Doing, Error, Result};
 use crate::sys;
 
 mod directory;
+mod holder;
 mod members;
+mod notify;
 mod process;
 mod record;
 mod status;
@@ -177,6 +179,11 @@ impl Store {
         }
     }
 
+    /// The store's directory.
+    pub fn directory(&self) -> &OwnedFd {
+        &self.fd
+    }
+
     /// The ids of all containers, sorted.
     pub fn ids(&self) -> Result<Vec<String>> {
         let mut ids = Vec::new();
@@ -194,7 +201,7 @@ impl Store {
     fn clear(&self, entry: &Entry) -> Result<()> {
         let what = || format!("cannot clear the state of container {:?}", entry.id);
         for name in names(&entry.fd).doing(what)? {
-            unlink(&entry.fd, &name).doing(what)?;
+            notify::remove(&entry.fd, &name).doing(what)?;
         }
         Ok(())
     }
@@ -272,7 +279,10 @@ impl Entry {
 
     /// As [`Entry::lock`]; whether the container is still there.
     pub fn lock_if_there(&self) -> Result<bool> {
-        self.flock(FlockOperation::LockExclusive)?;
+        if !self.try_lock()? {
+            holder::refuse_ancestor(&self.fd, &self.id)?;
+            self.flock(FlockOperation::LockExclusive)?;
+        }
         Ok(!self.is_removed()?)
     }
 
@@ -383,6 +393,12 @@ impl Entry {
                     self.id
                 ))),
         }
+    }
+
+    /// The record that `create` has written but not published, as far as it came: its container is not complete.
+    pub fn draft(&self) -> Option<Record> {
+        let text = sys::path::read_regular_at(&self.fd, Path::new(RECORD_DRAFT), MAX_FILE).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// The container's init, if it is alive and a record that cannot be read still tells of it. As in [`Entry::record`],

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ProcessIdentity;
 use crate::host::IdRange;
-use crate::plan::{IdMapping, Note};
+use crate::plan::{Hooks, IdMapping, Note, SeccompListener};
+use crate::spawn::hook::Told;
 
 /// What is remembered of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,11 +39,32 @@ pub struct Record {
     pub no_pivot: bool,
     /// Its user namespace, if it has one of its own.
     pub user_namespace: Option<UserNamespaceRecord>,
+    /// The hooks that run after it was created.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
+    /// Whether its program is told of a socket in the state directory (NOTIFY_SOCKET).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub notify: bool,
     /// By which namespace its processes are known once its first one has ended; none where they end with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<NamespaceMark>,
+    /// The seccomp agent that `start` is to reach, if its filter notifies one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<SeccompListener>,
     /// What was adapted when it was created.
     pub notes: Vec<Note>,
+}
+
+impl Record {
+    /// What hooks are told of container `id`.
+    pub fn told<'a>(&'a self, id: &'a str) -> Told<'a> {
+        Told {
+            oci_version: &self.oci_version,
+            id,
+            bundle: &self.bundle,
+            annotations: &self.annotations,
+        }
+    }
 }
 
 /// A namespace of a container (see [`super::Members`]).

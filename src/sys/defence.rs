@@ -38,8 +38,12 @@ pub enum Defence {
     Capabilities,
     /// no_new_privs, where the config asks for it.
     NoNewPrivs,
+    /// The program runs under the config's system call filter.
+    Seccomp,
     /// The supplementary groups are exactly those of the config (CVE-2022-2990).
     Groups,
+    /// A hook has the environment that its config says, and nothing of the caller's.
+    HookEnvironment,
     /// Helpers are run from fixed directories, never from PATH.
     HelperPaths,
     /// The state directory must be the caller's alone.

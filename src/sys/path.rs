@@ -140,9 +140,13 @@ pub fn open_procfs(path: &Path) -> Result<OwnedFd> {
 
 /// Writes `content` in one write(2) to a file that exists, as the files of /proc want it.
 pub fn write_existing(path: &Path, content: &[u8]) -> Result<()> {
-    let fd = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| Error::new("openat", format!("{path:?}, O_WRONLY"), e))?;
-    write_once(fd, content, path)
+    write_once(open_existing(path)?, content, path)
+}
+
+/// Opens a file that exists for writing.
+pub fn open_existing(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::new("openat", format!("{path:?}, O_WRONLY"), e))
 }
 
 /// Writes `content` in one write(2). `path` is for the message.

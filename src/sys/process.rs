@@ -136,6 +136,33 @@ pub fn own_pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
+/// The parent's id; 0 when it is in another pid namespace.
+pub fn parent_pid() -> i32 {
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get())
+}
+
+/// Kills every process of the group that `leader` leads, a child that has not been waited for.
+pub fn kill_group(leader: &Child) -> Result<()> {
+    let group = nix::unistd::Pid::from_raw(leader.pid);
+    match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
+        // All of them have ended.
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(e) => Err(Error::new("kill", format!("-{}, SIGKILL", leader.pid), e)),
+    }
+}
+
+/// Reaps the children that have ended, whoever's they were before; only for one that waits for none of them.
+pub fn reap_ended() -> Result<()> {
+    loop {
+        match rustix::process::wait(rustix::process::WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::new("wait4", "-1, WNOHANG", e)),
+        }
+    }
+}
+
 /// A pidfd of process `pid`. ESRCH when there is none.
 pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
     let name = Pid::from_raw(pid).ok_or_else(|| Error::new("pidfd_open", "0", libc::ESRCH))?;

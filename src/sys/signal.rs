@@ -41,6 +41,16 @@ impl Signals {
             .map_err(|e| Error::new("signalfd4", "~[], SFD_NONBLOCK", e))
     }
 
+    /// Those by which a process is asked to end: a hang-up, the terminal's keys, and kill(1).
+    pub fn ending() -> Result<Self> {
+        use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let set: SigSet = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().collect();
+        SignalFd::with_flags(&set, flags)
+            .map(Self)
+            .map_err(|e| Error::new("signalfd4", "[HUP INT QUIT TERM], SFD_NONBLOCK", e))
+    }
+
     /// The number of the next signal, real-time signals included, if one has arrived.
     pub fn next(&self) -> Result<Option<i32>> {
         let arrived = match self.0.read_signal() {

@@ -1,11 +1,11 @@
-//! SOCK_SEQPACKET sockets: one message a packet, in order, between two processes; and handing over an fd (unix(7)).
+//! SOCK_SEQPACKET sockets: one message a packet, in order, between two processes; handing over an fd; and datagrams (unix(7)).
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -45,6 +45,34 @@ pub fn send_with(socket: impl AsFd, packet: &[u8], fd: BorrowedFd<'_>) -> Result
     rustix::net::sendmsg(socket, &data, &mut control, SendFlags::NOSIGNAL)
         .map(|_| ())
         .map_err(|e| Error::new("sendmsg", format!("fd, {packet:?}, SCM_RIGHTS"), e))
+}
+
+/// Sends all of `bytes` over a stream, and with the first of them a copy of `fd`.
+pub fn send_all_with(socket: impl AsFd, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
+    let error = |e| {
+        Error::new(
+            "sendmsg",
+            format!("fd, {} bytes, SCM_RIGHTS", bytes.len()),
+            e,
+        )
+    };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let data = [IoSlice::new(&bytes[sent..])];
+        match rustix::net::sendmsg(&socket, &data, &mut control, SendFlags::NOSIGNAL) {
+            Ok(count) => {
+                sent += count;
+                control.clear();
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(error(e)),
+        }
+    }
+    Ok(())
 }
 
 /// A packet that arrived, and the fd that came with it.
@@ -144,14 +172,65 @@ pub fn connect(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
 /// Its owner notices nothing: a datagram socket cannot connect to it, which the kernel says (EPROTOTYPE) once it has
 /// found the socket; for a name that nobody holds any more it says ECONNREFUSED.
 pub fn is_bound(dir: impl AsFd, name: &str) -> Result<bool> {
-    let flags = SocketFlags::CLOEXEC;
-    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)
-        .map_err(|e| Error::new("socket", "AF_UNIX, SOCK_DGRAM", e))?;
+    let probe = datagram()?;
     match rustix::net::connect(&probe, &address(&dir, name)?) {
         Ok(()) | Err(rustix::io::Errno::PROTOTYPE) => Ok(true),
         Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(false),
         Err(e) => Err(Error::new("connect", format!("fd, {name:?}"), e)),
     }
+}
+
+/// A datagram socket at `name` in the directory `dir` that everybody who can reach it may send to. What had the name is replaced.
+pub fn listen_datagram(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
+    let socket = datagram()?;
+    match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(e) => return Err(Error::new("unlinkat", format!("fd, {name:?}"), e)),
+    }
+    rustix::net::bind(&socket, &address(&dir, name)?)
+        .map_err(|e| Error::new("bind", format!("fd, {name:?}"), e))?;
+    rustix::fs::chmodat(&dir, name, Mode::from_raw_mode(0o777), AtFlags::empty())
+        .map_err(|e| Error::new("fchmodat", format!("fd, {name:?}, 0777"), e))?;
+    Ok(socket)
+}
+
+/// Connects to the datagram socket at `address`: an absolute path, or `@` and an abstract name (unix(7)). Nothing that is sent
+/// waits longer than `patience` for a reader.
+pub fn connect_datagram(address: &str, patience: std::time::Duration) -> Result<OwnedFd> {
+    let error = |e| Error::new("connect", format!("{address:?}"), e);
+    let target = match address.strip_prefix('@') {
+        Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()),
+        None if address.starts_with('/') => SocketAddrUnix::new(address),
+        None => Err(rustix::io::Errno::AFNOSUPPORT),
+    };
+    let socket = datagram()?;
+    let limit = rustix::net::sockopt::Timeout::Send;
+    rustix::net::sockopt::set_socket_timeout(&socket, limit, Some(patience))
+        .map_err(|e| Error::new("setsockopt", "fd, SO_SNDTIMEO", e))?;
+    rustix::net::connect(&socket, &target.map_err(error)?).map_err(error)?;
+    Ok(socket)
+}
+
+/// The next datagram that has arrived, if there is one; files that come with it are closed.
+pub fn take_datagram(socket: impl AsFd) -> Result<Option<Vec<u8>>> {
+    let mut content = vec![0u8; MAX_PACKET];
+    loop {
+        match rustix::net::recv(&socket, &mut content[..], RecvFlags::DONTWAIT) {
+            Ok((length, _)) => {
+                content.truncate(length);
+                return Ok(Some(content));
+            }
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::new("recv", "fd, MSG_DONTWAIT", e)),
+        }
+    }
+}
+
+fn datagram() -> Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)
+        .map_err(|e| Error::new("socket", "AF_UNIX, SOCK_DGRAM", e))
 }
 
 /// Takes the next connection of a listening socket.

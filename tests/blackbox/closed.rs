@@ -9,7 +9,7 @@ use crate::tracing::{Call, Fate, inject, run_injected, trace, works};
 
 /// What a program can see of the things that protect the host from it, in one text.
 const VIEW: &str = r#"
-    grep -E '^(Uid|Gid|Groups|Umask|Cap|NoNewPrivs|NSpid|NSsid)' /proc/self/status
+    grep -E '^(Uid|Gid|Groups|Umask|Cap|NoNewPrivs|Seccomp|NSpid|NSsid)' /proc/self/status
     cat /proc/self/limits /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups
     cat /proc/self/oom_score_adj /proc/sys/kernel/hostname /proc/sys/net/core/somaxconn
     while read -r id parent device root point options rest; do
@@ -24,7 +24,7 @@ const VIEW: &str = r#"
 "#;
 
 /// Calls of init that set up something that protects: none of them may fail without the start failing.
-const STEPS: [&str; 23] = [
+const STEPS: [&str; 24] = [
     "capset",
     "close_range",
     "fchdir",
@@ -39,6 +39,7 @@ const STEPS: [&str; 23] = [
     "pivot_root",
     "prctl",
     "prlimit64",
+    "seccomp",
     "sethostname",
     "setgroups",
     "setresgid",
@@ -85,6 +86,10 @@ fn guarded() -> Sweep {
     process["capabilities"]["ambient"] = json!(["CAP_KILL"]);
     process["capabilities"]["inheritable"] = json!(["CAP_KILL"]);
     process["cwd"] = json!("/etc");
+    config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["chroot"], "action": "SCMP_ACT_ERRNO"}],
+    });
     config["linux"]["sysctl"] = json!({"net.core.somaxconn": "77"});
     let namespaces = &mut config["linux"]["namespaces"];
     namespaces
@@ -137,7 +142,8 @@ fn a_call_of_init_that_fails_stops_the_start_or_changes_nothing() {
     let (_, ran, calls) = with_init_traced(&command(), scratch, writes, &[]);
     let view = ran.ok();
     assert!(
-        view.contains("NoNewPrivs:\t1") && view.contains("CapAmb:\t0000000000000020"),
+        view.contains("NoNewPrivs:\t1\nSeccomp:\t2\n")
+            && view.contains("CapAmb:\t0000000000000020"),
         "{view}"
     );
     assert!(

@@ -227,7 +227,6 @@ fn a_tmpfs_gid_that_is_not_mapped_is_adapted_or_refused() {
 
 #[test]
 fn a_cgroup_mount_is_read_only() {
-    peer_differs!("runc", "needs an own cgroup");
     let mut fixture = Fixture::new();
     fixture.mount(json!({
         "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",

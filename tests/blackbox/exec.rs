@@ -225,7 +225,6 @@ fn a_missing_container_is_refused() {
 
 #[test]
 fn signals_are_forwarded() {
-    peer_differs!("crun", "does not forward signals in exec");
     let mut fixture = Fixture::new();
     fixture.sleeping("c");
     let script = "trap 'exit 21' TERM; echo ready; while :; do sleep 0.05; done";

@@ -38,6 +38,7 @@ fn the_document_has_what_the_specification_asks_for() {
         "/linux/namespaces",
         "/linux/capabilities",
         "/linux/memoryPolicy/modes",
+        "/linux/memoryPolicy/flags",
         "/potentiallyUnsafeConfigAnnotations",
     ] {
         strings(features.pointer(list).unwrap_or_else(|| panic!("{list}")));
@@ -57,6 +58,41 @@ fn the_document_has_what_the_specification_asks_for() {
     ] {
         let value = features.pointer(flag);
         assert!(value.is_some_and(Value::is_boolean), "{flag}: {value:?}");
+    }
+}
+
+/// The typed form of features.md takes the document, and gives back all of it: nothing has a wrong type, value or name.
+#[test]
+fn the_document_is_of_the_form_of_the_specification() {
+    lodger_only!("features");
+    let told = features(&Fixture::new());
+    let typed: oci_spec::runtime::Features = serde_json::from_value(told.clone()).unwrap();
+    let again = serde_json::to_value(&typed).unwrap();
+    compare(&told, &again, "");
+    let version = told["ociVersionMax"].as_str().unwrap();
+    assert!(version.split('.').all(|part| part.parse::<u8>().is_ok()));
+}
+
+/// Lists may be in another order.
+fn compare(told: &Value, again: &Value, at: &str) {
+    match told {
+        Value::Object(members) => {
+            for (name, member) in members {
+                let at = format!("{at}/{name}");
+                let found = again.get(name);
+                compare(member, found.unwrap_or_else(|| panic!("{at} is lost")), &at);
+            }
+        }
+        Value::Array(_) => {
+            let sorted = |list: &Value| {
+                let mut items: Vec<String> =
+                    strings(list).iter().map(|s| (*s).to_owned()).collect();
+                items.sort();
+                items
+            };
+            assert_eq!(sorted(told), sorted(again), "{at}");
+        }
+        _ => assert_eq!(told, again, "{at}"),
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::harness::{Fixture, LIMIT, Running, lodger_only, send_signal, skip, spawn, wait_for};
 
 /// The pids of the processes that have this word in their command line: lodger's own, up to the program.
-fn processes_with(word: &str) -> Vec<u32> {
+pub(crate) fn processes_with(word: &str) -> Vec<u32> {
     let own = std::process::id();
     fs::read_dir("/proc")
         .unwrap()
@@ -30,14 +30,14 @@ fn state_root(fixture: &Fixture) -> String {
 }
 
 #[track_caller]
-fn assert_no_process(fixture: &Fixture) {
+pub(crate) fn assert_no_process(fixture: &Fixture) {
     let word = state_root(fixture);
     wait_for("all processes to end", || {
         processes_with(&word).is_empty().then_some(())
     });
 }
 
-fn state_entries(fixture: &Fixture) -> usize {
+pub(crate) fn state_entries(fixture: &Fixture) -> usize {
     fs::read_dir(fixture.path("state"))
         .unwrap()
         .filter(|entry| {

@@ -71,7 +71,6 @@ fn umask() {
 
 #[test]
 fn the_five_capability_sets() {
-    peer_differs!("crun", "1.8 is more sparing with the sets of root");
     let mut fixture = Fixture::new();
     fixture.config["process"]["user"] = json!({"uid": 7, "gid": 7});
     fixture.config["process"]["capabilities"] = json!({
@@ -120,7 +119,6 @@ fn an_unknown_capability_is_not_fatal() {
 
 #[test]
 fn rlimits() {
-    peer_differs!("runc", "1.1 raises the soft limit of open files");
     let mut fixture = Fixture::new();
     fixture.config["process"]["rlimits"] = json!([
         {"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200},

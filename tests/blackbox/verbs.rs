@@ -6,8 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{
-    Fixture, Running, lives, lodger_only, peer_differs, read_lossy, send_signal, skip, spawn,
-    wait_for,
+    Fixture, Running, lives, lodger_only, read_lossy, send_signal, skip, spawn, wait_for,
 };
 
 /// A number of seconds to sleep that no other test uses: what a process of one test is known by.
@@ -253,7 +252,6 @@ fn kill_all_reaches_every_process_of_a_pid_namespace() {
 
 #[test]
 fn kill_all_of_a_stopped_container_is_no_failure() {
-    peer_differs!("crun", "1.8 reports it");
     let mut fixture = Fixture::new();
     fixture.sleeping("c");
     fixture.bare(&["kill", "c", "KILL"]).ok();

@@ -48,6 +48,10 @@ setup_ordinary_user() {
         setup_user=lodger
         id "$setup_user" >/dev/null 2>&1 || useradd -m -s /bin/bash "$setup_user"
         setup_subordinate_ids
+        setup_group
+        # Like an account that limits.conf(5) lets ask for real-time priority, and only if asked, as the soft limits stay.
+        # Root of a virtual machine may have no CAP_SYS_RESOURCE.
+        ulimit -H -r 20 -e 30 2>/dev/null || true
     fi
     setup_home=$(getent passwd "$setup_user" | cut -d: -f6)
 }
@@ -62,6 +66,13 @@ setup_subordinate_ids() {
         next=$(awk -F: 'BEGIN { n = 100000 } $2 + $3 > n { n = $2 + $3 } END { print n }' "$file")
         usermod --add-sub"${kind}"s "$next-$((next + 65535))" "$setup_user"
     done
+}
+
+# A supplementary group, as is given for a shared directory or a device: one that no container maps.
+setup_group() {
+    local group=$setup_user-shared
+    getent group "$group" >/dev/null || groupadd --system "$group"
+    [[ " $(id -Gn "$setup_user") " == *" $group "* ]] || usermod --append --groups "$group" "$setup_user"
 }
 
 # setup_workdir NAME: makes $setup_work, hers, which goes away with this shell.

@@ -81,6 +81,7 @@ fn check(plan: &Plan, bundle: &Bundle, facts: &HostFacts) {
     check_paths(plan, bundle);
     check_ids(plan, facts);
     check_process(plan, facts);
+    check_hooks(plan);
 }
 
 fn check_paths(plan: &Plan, bundle: &Bundle) {
@@ -126,6 +127,24 @@ fn check_paths(plan: &Plan, bundle: &Bundle) {
         assert!(parameter.path.is_relative() && !parameter.path.as_os_str().is_empty());
         assert_clean(&Path::new("/").join(&parameter.path));
         assert!(!parameter.value.contains('\n'));
+    }
+}
+
+fn check_hooks(plan: &Plan) {
+    let hooks = &plan.hooks;
+    let lists = [
+        &hooks.create_container,
+        &hooks.start_container,
+        &hooks.poststart,
+        &hooks.poststop,
+    ];
+    for hook in lists
+        .into_iter()
+        .flatten()
+        .chain(hooks.runtime_before_root())
+    {
+        assert!(hook.path.is_absolute() && !hook.args.is_empty(), "{hook:?}");
+        assert!(hook.timeout != Some(0), "{hook:?}");
     }
 }
 

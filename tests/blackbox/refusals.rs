@@ -1,0 +1,131 @@
+//! What a rootless runtime on Linux cannot do is refused with its pointer, or done otherwise with a note: never left out in
+//! silence.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Fixture, peer_differs};
+
+/// Sets the value at `pointer`, with the objects on the way.
+fn set(config: &mut Value, pointer: &str, value: Value) {
+    let mut at = config;
+    for name in pointer.split('/').skip(1) {
+        at = &mut at[name];
+    }
+    *at = value;
+}
+
+/// Each property alone is refused, with these words after its pointer, and nothing is left.
+fn each_is_refused(cases: &[(&str, Value, &str)]) {
+    for (pointer, value, words) in cases {
+        let mut fixture = Fixture::new();
+        set(&mut fixture.config, pointer, value.clone());
+        fixture.run().fails(1, &format!("{pointer}{words}"));
+        fixture.bare(&["state", "c"]).exits(1);
+    }
+}
+
+#[test]
+fn sections_of_other_platforms_are_refused() {
+    peer_differs!(
+        "crun",
+        "leaves the sections of other platforms out in silence"
+    );
+    peer_differs!(
+        "runc",
+        "leaves the sections of other platforms out in silence"
+    );
+    each_is_refused(&[
+        (
+            "/windows",
+            json!({"layerFolders": ["C:\\x"]}),
+            ": this is for Windows, not Linux",
+        ),
+        (
+            "/solaris",
+            json!({"milestone": "x"}),
+            ": this is for Solaris, not Linux",
+        ),
+        (
+            "/zos",
+            json!({"namespaces": [{"type": "pid"}]}),
+            ": this is for z/OS, not Linux",
+        ),
+        (
+            "/freebsd",
+            json!({"jail": {"parent": "x"}}),
+            ": this is for FreeBSD, not Linux",
+        ),
+        (
+            "/vm",
+            json!({"kernel": {"path": "/k"}}),
+            ": this is for virtual machines, not Linux",
+        ),
+        (
+            "/process/commandLine",
+            json!("x"),
+            ": this is for Windows, not Linux",
+        ),
+        (
+            "/process/user/username",
+            json!("x"),
+            ": this is for Windows, not Linux",
+        ),
+    ]);
+}
+
+#[test]
+fn a_version_of_another_major_is_refused() {
+    peer_differs!("crun", "1.8 takes any version");
+    for version in ["1.0.0", "1.3.0", "1.99.0"] {
+        let mut fixture = Fixture::new();
+        fixture.config["ociVersion"] = version.into();
+        fixture.run().ok();
+    }
+    peer_differs!("runc", "1.1 takes any version");
+    each_is_refused(&[
+        ("/ociVersion", json!("2.0.0"), ": version \"2.0.0\""),
+        ("/ociVersion", json!("one"), ": \"one\" is not a version"),
+    ]);
+}
+
+/// They have no place in fsconfig(2) and mount_setattr(2).
+#[test]
+fn mount_options_that_nothing_carries_are_noted() {
+    peer_differs!(
+        "crun",
+        "gives them to mount(2), and a failure is no error of its own"
+    );
+    peer_differs!(
+        "runc",
+        "gives them to mount(2), which ignores them on a tmpfs"
+    );
+    for option in ["iversion", "mand", "silent"] {
+        let mut fixture = Fixture::new();
+        fixture.mount(
+            json!({"destination": "/mnt", "type": "tmpfs", "source": "x", "options": [option]}),
+        );
+        let ran = fixture.run().exits(0);
+        let note = format!("/options/0: \"{option}\" left out");
+        assert!(ran.err.contains(&note), "no {note:?} in {ran:#?}");
+    }
+}
+
+#[test]
+fn a_remount_is_refused() {
+    let mut fixture = Fixture::new();
+    fixture.mount(json!({"destination": "/tmp", "type": "tmpfs", "source": "x", "options": ["remount", "ro"]}));
+    fixture
+        .run()
+        .fails(1, "/options/0: there is nothing to remount");
+}
+
+#[test]
+fn device_rules_are_noted() {
+    peer_differs!("crun", "leaves them out in silence without root");
+    peer_differs!("runc", "leaves them out in silence without root");
+    let mut fixture = Fixture::new();
+    fixture.config["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    let ran = fixture.run().exits(0);
+    let note = "/linux/resources/devices: device rules are not enforced";
+    assert!(ran.err.contains(note), "no {note:?} in {ran:#?}");
+}
