@@ -23,6 +23,7 @@ mod cve_process;
 mod engines;
 mod engines_buildah;
 mod engines_containerd;
+mod engines_docker;
 mod engines_lab;
 mod engines_life;
 mod engines_podman;
