@@ -1,7 +1,7 @@
 //! Both ends of a system call filter, for the tests: a seccomp agent on the host, and raw system calls in a container.
 //!
 //! `agent serve SOCKET DIRECTORY ANSWER…` takes connections at SOCKET, writes what each of them says to DIRECTORY/N (N from
-//! 0), and answers every notified call: `value=N`, `errno=N` or `continue`. It writes the number and the first argument
+//! 0), makes DIRECTORY/N.closed of what follows once it is closed, and answers every notified call: `value=N`, `errno=N` or `continue`. It writes the number and the first argument
 //! of each call to DIRECTORY/calls. `agent call NUMBER ARGUMENT…` makes one call and prints `value N` or `errno N`; an
 //! argument is a number or a text. `agent int80 NUMBER` makes it as a 32-bit program does.
 #![expect(
@@ -13,7 +13,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{IoSliceMut, Write};
+use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -87,11 +87,15 @@ fn serve(socket: &Path, directory: &str, answer: &str) {
     fs::rename(socket.with_extension("new"), socket).unwrap();
     let mut answerers = Vec::new();
     for (n, stream) in listener.incoming().enumerate() {
-        let (state, notify) = receive(&stream.unwrap());
+        let stream = stream.unwrap();
+        let (state, notify) = receive(&stream);
         // Whoever sees the file sees all of it.
         let path = PathBuf::from(directory).join(n.to_string());
         fs::write(path.with_extension("new"), state).unwrap();
         fs::rename(path.with_extension("new"), &path).unwrap();
+        let closed = path.with_extension("closed");
+        let watcher = std::thread::Builder::new();
+        answerers.push(watcher.spawn(move || await_end(stream, &closed)).unwrap());
         let calls = PathBuf::from(directory).join("calls");
         let calls = OpenOptions::new()
             .append(true)
@@ -108,7 +112,15 @@ fn serve(socket: &Path, directory: &str, answer: &str) {
     }
 }
 
-/// All that comes over a connection until it ends, and the one fd.
+/// Writes what else comes over a connection, once it is closed.
+fn await_end(mut stream: UnixStream, path: &Path) {
+    let mut more = Vec::new();
+    stream.read_to_end(&mut more).unwrap();
+    fs::write(path.with_extension("new"), more).unwrap();
+    fs::rename(path.with_extension("new"), path).unwrap();
+}
+
+/// The JSON that comes over a connection, and the one fd.
 fn receive(stream: &UnixStream) -> (Vec<u8>, OwnedFd) {
     let mut text = Vec::new();
     let mut fds: Vec<OwnedFd> = Vec::new();
@@ -124,10 +136,11 @@ fn receive(stream: &UnixStream) -> (Vec<u8>, OwnedFd) {
                 fds.extend(some);
             }
         }
-        if got.bytes == 0 {
+        text.extend(&bytes[..got.bytes]);
+        let whole = serde_json::from_slice::<serde_json::Value>(&text).is_ok();
+        if got.bytes == 0 || whole {
             break;
         }
-        text.extend(&bytes[..got.bytes]);
     }
     assert_eq!(fds.len(), 1, "exactly one fd");
     (text, fds.pop().unwrap())

@@ -20,6 +20,7 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("/hooks/poststart/*", &["path"]),
     ("/hooks/poststop/*", &["path"]),
     ("/linux/namespaces/*", &["type"]),
+    ("/linux/devices/*", &["type", "path"]),
     ("/linux/uidMappings/*", &["containerID", "hostID", "size"]),
     ("/linux/gidMappings/*", &["containerID", "hostID", "size"]),
     ("/linux/seccomp", &["defaultAction"]),
@@ -27,6 +28,14 @@ const REQUIRED: &[(&str, &[&str])] = &[
     (
         "/linux/seccomp/syscalls/*/args/*",
         &["index", "value", "op"],
+    ),
+    (
+        "/mounts/*/uidMappings/*",
+        &["containerID", "hostID", "size"],
+    ),
+    (
+        "/mounts/*/gidMappings/*",
+        &["containerID", "hostID", "size"],
     ),
 ];
 
@@ -49,6 +58,7 @@ const UNIQUE: &[&str] = &["/process/rlimits", "/linux/namespaces"];
 const CHOICES: &[(&str, &str, &[&str])] = &[
     ("/process/rlimits/*/type", "resource limit", &RESOURCES),
     ("/linux/namespaces/*/type", "namespace type", &NAMESPACES),
+    ("/linux/devices/*/type", "device type", &DEVICE_TYPES),
     (
         "/linux/rootfsPropagation",
         "propagation",
@@ -112,6 +122,9 @@ const NAMESPACES: [&str; 8] = [
     "pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time",
 ];
 
+/// The device types of config-linux.md.
+const DEVICE_TYPES: [&str; 4] = ["c", "b", "u", "p"];
+
 /// The capability sets of config.md.
 const CAPABILITY_SETS: &str = "/process/capabilities/*";
 
@@ -171,6 +184,7 @@ pub(super) fn check(config: &mut Value) -> Vec<Problem> {
         });
     }
     require(config, &mut problems);
+    require_numbers(config, &mut problems);
     for (pattern, what, choices) in CHOICES {
         visit(config, pattern, &mut |pointer, value| {
             if let Some(text) = value.as_str().filter(|t| !choices.contains(t)) {
@@ -209,6 +223,7 @@ fn require(config: &mut Value, problems: &mut Vec<Problem>) {
                 let placeholder = match (*name, text) {
                     (_, Some((_, text))) => Value::from(*text),
                     ("type", _) if pattern.ends_with("rlimits/*") => RESOURCES[0].into(),
+                    ("type", _) if pattern.ends_with("devices/*") => DEVICE_TYPES[0].into(),
                     ("type", _) => NAMESPACES[0].into(),
                     ("hard", _) => u64::MAX.into(),
                     ("names", _) => vec!["missing"].into(),
@@ -218,6 +233,24 @@ fn require(config: &mut Value, problems: &mut Vec<Problem>) {
             }
         });
     }
+}
+
+/// A device has numbers, unless it is a FIFO (config-linux.md, "Devices").
+fn require_numbers(config: &mut Value, problems: &mut Vec<Problem>) {
+    visit(config, "/linux/devices/*", &mut |pointer, device| {
+        let Value::Object(members) = device else {
+            return;
+        };
+        if members.get("type").is_some_and(|kind| kind == "p") {
+            return;
+        }
+        for name in ["major", "minor"] {
+            if members.get(name).is_none_or(Value::is_null) {
+                problems.push(Problem::new(format!("{pointer}/{name}"), "is required"));
+                members.insert(name.to_owned(), 0.into());
+            }
+        }
+    });
 }
 
 fn find_duplicates(pointer: &str, list: &Value, problems: &mut Vec<Problem>) {

@@ -9,9 +9,6 @@ use super::{Problem, limits};
 
 /// Properties that are refused; `*` stands for any array element or object member.
 const REFUSED: &[&str] = &[
-    "/mounts/*/uidMappings",
-    "/mounts/*/gidMappings",
-    "/linux/devices",
     "/linux/netDevices",
     "/linux/timeOffsets",
     "/linux/namespaces/*/path",
@@ -27,9 +24,6 @@ const FOREIGN: &[(&str, &str)] = &[
     ("/process/commandLine", "Windows"),
     ("/process/user/username", "Windows"),
 ];
-
-/// Mount options of config.md that are refused.
-const REFUSED_MOUNT_OPTIONS: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
 
 /// Whether the property that `pattern` names is done, and not refused; `*` stands as in the table.
 pub fn is_supported(pattern: &str) -> bool {
@@ -58,14 +52,6 @@ pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
             *value = Value::Null;
         });
     }
-    visit(config, "/mounts/*/options/*", &mut |pointer, value| {
-        if let Some(option) = value.as_str().filter(|o| REFUSED_MOUNT_OPTIONS.contains(o)) {
-            problems.push(Problem::new(
-                pointer,
-                format!("{option:?} is not supported yet"),
-            ));
-        }
-    });
     problems.extend(limits::problems(config));
     problems
 }

@@ -206,18 +206,27 @@ fn mounts(spec: &Spec, problems: &mut Problems) {
         let empty = mount.destination().as_os_str().is_empty();
         problems.add_if(empty, &pointer("destination"), "must not be empty");
         let options = mount.options().as_deref().unwrap_or_default();
-        let bind = options.iter().any(|o| o == "bind" || o == "rbind");
+        let has = |names: &[&str]| options.iter().any(|o| names.contains(&o.as_str()));
+        let (bind, remount) = (has(&["bind", "rbind"]), has(&["remount"]));
         let kind = mount.typ().as_deref().unwrap_or_default();
         problems.add_if(
-            kind.is_empty() && !bind,
+            kind.is_empty() && !bind && !remount,
             &pointer("type"),
             "is required, as the options have neither \"bind\" nor \"rbind\"",
         );
         let source = mount.source().as_deref().unwrap_or(Path::new(""));
         problems.add_if(
-            (bind || kind == "bind") && source.as_os_str().is_empty(),
+            (bind || kind == "bind") && !remount && source.as_os_str().is_empty(),
             &pointer("source"),
             "is required for a bind mount",
+        );
+        let given = |m: &Option<Vec<_>>| m.as_ref().is_some_and(|m| !m.is_empty());
+        let (uids, gids) = (given(mount.uid_mappings()), given(mount.gid_mappings()));
+        let missing = if uids { "gidMappings" } else { "uidMappings" };
+        problems.add_if(
+            uids != gids,
+            &pointer(missing),
+            "is required when the other kind of mappings is given",
         );
     }
 }
@@ -235,6 +244,10 @@ fn linux(linux: &Linux, problems: &mut Problems) {
         for (index, path) in paths.iter().flatten().enumerate() {
             absolute(Path::new(path), &format!("/linux/{name}/{index}"), problems);
         }
+    }
+    for (index, device) in linux.devices().iter().flatten().enumerate() {
+        let pointer = format!("/linux/devices/{index}/path");
+        absolute(device.path(), &pointer, problems);
     }
     for key in linux.sysctl().iter().flatten().map(|(key, _)| key) {
         let pointer = format!("/linux/sysctl/{}", pointer_token(key));

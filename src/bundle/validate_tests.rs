@@ -293,9 +293,19 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "/linux/personality/domain: is required",
     ),
     (
-        "/mounts/1/options/-",
-        r#""tmpcopyup""#,
-        "/mounts/1/options/4: \"tmpcopyup\" is not supported yet",
+        "/mounts/1/uidMappings",
+        r#"[{"containerID": 0, "hostID": 0, "size": 1}]"#,
+        "/mounts/1/gidMappings: is required when the other kind of mappings is given",
+    ),
+    (
+        "/linux/devices",
+        r#"[{"path": "x", "type": "p"}]"#,
+        "/linux/devices/0/path: must be an absolute path",
+    ),
+    (
+        "/linux/devices",
+        r#"[{"path": "/x", "type": "b", "major": 1}]"#,
+        "/linux/devices/0/minor: is required",
     ),
     (
         "/freebsd",

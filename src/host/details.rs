@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{HostFacts, parse_mountinfo};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 use crate::sys::path::read_regular;
 
 /// The most that is read of one file, in bytes: one of sysfs says that it has a page.
@@ -24,7 +25,7 @@ pub struct Details {
     pub apparmor: bool,
     /// Whether SELinux is enabled, and its filesystem there to be used.
     pub selinux: bool,
-    /// resctrl(4).
+    /// The kernel's resource control.
     pub resctrl: Resctrl,
     /// The caller's nice value (sched(7)).
     pub own_nice: i32,
@@ -87,6 +88,9 @@ impl HostFacts {
 }
 
 fn apparmor() -> bool {
+    if !is_on(Defence::KnownModules) {
+        return true;
+    }
     let enabled = read_regular(
         Path::new("/sys/module/apparmor/parameters/enabled"),
         MAX_FILE,
@@ -96,6 +100,9 @@ fn apparmor() -> bool {
 
 /// A selinuxfs that is read-only is what a container is shown to say that SELinux is no business of its.
 fn selinux() -> bool {
+    if !is_on(Defence::KnownModules) {
+        return true;
+    }
     let path = "/sys/fs/selinux";
     let there = rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == SELINUX_MAGIC);
     let readonly = |flags: StatVfsMountFlags| flags.contains(StatVfsMountFlags::RDONLY);

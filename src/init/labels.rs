@@ -13,6 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 use crate::error::{Doing, Error, Result};
 use crate::plan::ProcessAttributes;
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 const UNKNOWN_CONTEXT: &str = "the loaded policy does not know this context";
 
@@ -112,6 +113,10 @@ fn write(
 ) -> std::result::Result<(), (PathBuf, sys::Error)> {
     let within = Path::new("thread-self").join(file);
     let path = Path::new("/proc").join(&within);
+    if !is_on(Defence::OwnProcfs) {
+        // What is not done: through whatever is at /proc by now.
+        return sys::path::write_existing(&path, content.as_bytes()).map_err(|error| (path, error));
+    }
     // The link `thread-self` is not a magic one: it says which directory it is.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
     sys::path::open_beneath(proc.as_fd(), &within, OFlags::WRONLY, resolve)

@@ -18,10 +18,14 @@ use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::memory::SharedByte;
 
+mod attributes;
 mod beneath;
 mod console;
+mod copy_up;
 mod devices;
+mod filesystem;
 mod hooks;
+mod idmap;
 mod labels;
 mod mounts;
 mod passwd;
@@ -222,7 +226,8 @@ impl Init<'_> {
         let root = rootfs::attach(plan, sources)?;
         let late = mounts::make_all(plan, sources, &root, &self.line)?;
         self.enter(Stage::Devices);
-        devices::bind_all(plan, sources, &root)?;
+        devices::bind_all(plan, sources, &root, &self.line)?;
+        devices::make_fifos(plan, &root)?;
         devices::link_all(plan, &root)?;
         let terminal = self.make_terminal(&root)?;
         root.make_dir_if_missing(&plan.process.cwd)

@@ -2,32 +2,29 @@
 //! so that it is never there without them (GHSA-3q8j-pf29-vwv8).
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::beneath::{Links, RootDir, is_directory};
 use super::rootfs::{Sources, set_propagation};
+use super::{attributes, copy_up, filesystem, idmap};
 use crate::error::{Doing, Error, Result};
-use crate::host::{Revealing, parse_mountinfo, too_revealing};
-use crate::plan::{Atime, Attribute, Attributes, Mount, MountSource, Note, Plan};
+use crate::plan::{Attribute, Attributes, Mount, MountIdMap, MountSource, Note, Plan};
 use crate::spawn::line::{InitEnd, Report};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::mount as kernel;
 
-/// The most that is read of the mount table, in bytes.
-const MOUNT_TABLE_LIMIT: usize = 4 << 20;
-
 /// A new filesystem that becomes read-only once everything beneath it is in place.
 #[derive(Debug)]
 pub(super) struct LateReadonly<'a> {
     mount: OwnedFd,
-    property: &'a str,
+    planned: &'a Mount,
 }
 
 impl LateReadonly<'_> {
     pub(super) fn make_readonly(&self) -> Result<()> {
         kernel::set_attributes(&self.mount, false, kernel::MOUNT_ATTR_RDONLY, 0, 0)
-            .doing(|| format!("cannot make {} read-only", self.property))
+            .doing(|| format!("cannot make {} read-only", self.planned.property))
     }
 }
 
@@ -41,67 +38,152 @@ pub(super) fn make_all<'a>(
     let mut late = Vec::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
         let what = || format!("cannot mount {:?} ({})", mount.destination, mount.property);
-        let (tree, notes) = detached(mount, sources.bind(index)).map_err(|e| e.within(what()))?;
+        let mut notes = Vec::new();
+        let made = make(mount, sources.of(index), root, &mut notes);
+        let tree = made.map_err(|e| e.within(what()))?;
         for note in notes {
             line.send(&Report::Note(note)).doing(what)?;
         }
-        let place = destination(mount, &tree, root).map_err(|e| e.within(what()))?;
-        kernel::attach(&tree, &place, &mount.destination).doing(what)?;
         for propagation in &mount.propagation {
             set_propagation(&tree, *propagation).doing(what)?;
+        }
+        if takes_back_readonly(mount) {
+            late.retain(|l: &LateReadonly<'_>| l.planned.destination != mount.destination);
         }
         if is_late(mount) {
             late.push(LateReadonly {
                 mount: tree,
-                property: &mount.property,
+                planned: mount,
             });
         }
     }
     Ok(late)
 }
 
-/// A new, empty filesystem must stay writable until mount points, devices and links are made in it.
+/// What is made writable at first: mount points, devices and links are still to be made in it.
 fn is_late(mount: &Mount) -> bool {
     let asks = |attributes: &Attributes| attributes.set.contains(&Attribute::Ro);
-    matches!(mount.source, MountSource::Filesystem { .. })
+    !matches!(mount.source, MountSource::Bind { .. })
         && (asks(&mount.attributes) || asks(&mount.recursive_attributes))
 }
 
-/// The detached mount with its attributes, and what the kernel would not do.
-fn detached(mount: &Mount, source: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<Note>)> {
-    match (&mount.source, source) {
-        (MountSource::Bind { source, recursive }, Some(place)) => {
-            let tree = kernel::clone_tree(place, *recursive, source)
-                .doing(|| "cannot copy the source".to_owned())
-                .map_err(|e| explain_clone(e, *recursive))?;
-            let mut refused = change(&tree, &mount.attributes, false)?;
-            refused.extend(change(&tree, &mount.recursive_attributes, true)?);
-            Ok((
-                tree,
-                refused.iter().map(|name| locked(mount, name)).collect(),
-            ))
-        }
-        (
-            MountSource::Filesystem {
-                fstype,
+/// Whether it makes a mount writable that was to become read-only.
+fn takes_back_readonly(mount: &Mount) -> bool {
+    let clears = |attributes: &Attributes| attributes.clear.contains(&Attribute::Ro);
+    matches!(mount.source, MountSource::Present { .. })
+        && (clears(&mount.attributes) || clears(&mount.recursive_attributes))
+}
+
+/// Makes the mount, and puts it in its place. Adds to `notes` what the kernel would not do.
+fn make(
+    mount: &Mount,
+    sources: &[OwnedFd],
+    root: &RootDir,
+    notes: &mut Vec<Note>,
+) -> Result<OwnedFd> {
+    if let MountSource::Present { flags, options } = &mount.source {
+        return change_present(mount, (flags, options), root, notes);
+    }
+    let tree = detached(mount, sources, notes)?;
+    let place = destination(mount, &tree, root)?;
+    if mount.copy_up {
+        copy_up::copy(mount, &place, &tree, notes)?;
+    }
+    if let Some(map) = &mount.id_map {
+        map_ids(&tree, map)?;
+    }
+    let attached = kernel::attach(&tree, &place, &mount.destination);
+    attached.doing(|| "cannot put it in its place".to_owned())?;
+    Ok(tree)
+}
+
+/// The detached mount with its attributes.
+fn detached(mount: &Mount, sources: &[OwnedFd], notes: &mut Vec<Note>) -> Result<OwnedFd> {
+    let wanted = [&mount.attributes, &mount.recursive_attributes];
+    match &mount.source {
+        MountSource::Filesystem {
+            fstype,
+            source,
+            flags,
+            options,
+        } => {
+            let given = filesystem::Given {
                 source,
                 flags,
                 options,
-            },
-            _,
-        ) => {
-            let attributes = [&mount.attributes, &mount.recursive_attributes];
-            let tree = new_filesystem(fstype, source, flags, options, attributes);
-            let refused = tree.as_ref().is_err_and(|e| e.is(nix::libc::EPERM));
-            let tree = tree.doing(|| format!("cannot make a new {fstype}"));
-            let tree = tree.map_err(|e| match refused {
-                true => explain_refusal(e, fstype),
-                false => e,
-            })?;
-            Ok((tree, Vec::new()))
+                attributes: wanted,
+            };
+            filesystem::new(fstype, &given)
         }
-        (MountSource::Bind { .. }, None) => Err(Error::new("its source was not opened")),
+        MountSource::Overlay {
+            layers,
+            source,
+            flags,
+            options,
+        } => {
+            let given = filesystem::Given {
+                source,
+                flags,
+                options,
+                attributes: wanted,
+            };
+            filesystem::overlay(layers, sources, &given)
+        }
+        MountSource::Bind { source, recursive } => {
+            let missing = || Error::new("its source was not opened");
+            let place = sources.first().ok_or_else(missing)?;
+            let tree = kernel::clone_tree(place, *recursive, source)
+                .doing(|| "cannot copy the source".to_owned())
+                .map_err(|e| explain_clone(e, *recursive))?;
+            notes.extend(attributes::change_both(&tree, mount)?);
+            Ok(tree)
+        }
+        MountSource::Present { .. } => Err(Error::new("it is not new")),
     }
+}
+
+/// `remount`: what is mounted at the destination gets other attributes. Read-only it becomes later, as a new mount does.
+fn change_present(
+    mount: &Mount,
+    (flags, options): (&[String], &[(String, Option<String>)]),
+    root: &RootDir,
+    notes: &mut Vec<Note>,
+) -> Result<OwnedFd> {
+    let what = || "cannot remount it".to_owned();
+    let opened = root.open(&mount.destination, links(mount));
+    let place = opened.doing(what)?;
+    if !kernel::is_mount(&place).doing(what)? {
+        return Err(Error::new(what())
+            .because("nothing is mounted there")
+            .hint("\"remount\" changes a mount that comes before it in the list"));
+    }
+    if !(flags.is_empty() && options.is_empty()) {
+        filesystem::reconfigure(&place, flags, options)?;
+    }
+    let mut without = mount.clone();
+    for attributes in [&mut without.attributes, &mut without.recursive_attributes] {
+        attributes
+            .set
+            .retain(|attribute| *attribute != Attribute::Ro);
+    }
+    notes.extend(attributes::change_both(&place, &without)?);
+    Ok(place)
+}
+
+/// Gives the mount its id map. A mount can have one only before it is in its place (mount_setattr(2)).
+fn map_ids(tree: &OwnedFd, map: &MountIdMap) -> Result<()> {
+    let what = || "cannot map its ids".to_owned();
+    let namespace = idmap::namespace(map).map_err(|e| e.within(what()))?;
+    kernel::set_id_map(tree, map.recursive, &namespace)
+        .map_err(|cause| {
+            let hint = if cause.is(nix::libc::EPERM) {
+                "its filesystem was mounted outside of the container: only who is root there may map its ids; map the \
+                 container's own ids to the owners of the files (/linux/uidMappings), or take this out"
+            } else {
+                "the kernel has no id maps for this kind of filesystem; tmpfs has them since Linux 6.3"
+            };
+            Error::new(what()).because(cause).hint(hint)
+        })
 }
 
 fn explain_clone(error: Error, recursive: bool) -> Error {
@@ -111,210 +193,18 @@ fn explain_clone(error: Error, recursive: bool) -> Error {
     error.hint("other mounts lie beneath the source, which the kernel does not let us uncover: use rbind instead of bind")
 }
 
-/// The kernel makes a new procfs or sysfs for a user namespace only where one can be seen that shows as much.
-fn explain_refusal(error: Error, fstype: &str) -> Error {
-    let place = match fstype {
-        "proc" => "/proc",
-        "sysfs" => "/sys",
-        _ => return error,
-    };
-    let table = sys::path::read_regular(Path::new("/proc/self/mountinfo"), MOUNT_TABLE_LIMIT);
-    let mounts = table.map_or_else(|_| Vec::new(), |text| parse_mountinfo(&text));
-    let (seen, remedy) = match too_revealing(&mounts, fstype) {
-        Revealing::Nothing => (
-            format!("one on {place} is, but the host may have locked its access time option"),
-            "give the mount the same one (relatime, noatime, strictatime)".to_owned(),
-        ),
-        Revealing::NoneVisible => (
-            format!("none is to be seen on this host, on {place} or elsewhere"),
-            format!("have one mounted on {place}"),
-        ),
-        Revealing::Covered(places) => (
-            format!("this host's is covered by mounts on {}", listed(&places)),
-            "have the container around this one started without masks (docker: --security-opt \
-             systempaths=unconfined; podman: --security-opt unmask=ALL), or the mounts taken away"
-                .to_owned(),
-        ),
-        Revealing::Readonly => (
-            "this host's is read-only".to_owned(),
-            format!("add \"ro\" to the options of the mount, or have {place} mounted writable"),
-        ),
-    };
-    error.hint(format!(
-        "the kernel makes a new {fstype} only where a whole one can be seen: {seen}; {remedy}"
-    ))
-}
-
-/// A few of `places`, and how many more there are.
-fn listed(places: &[PathBuf]) -> String {
-    const SHOWN: usize = 6;
-    let shown = places.iter().take(SHOWN).map(|place| format!("{place:?}"));
-    let shown = shown.collect::<Vec<_>>().join(", ");
-    match places.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-fn new_filesystem(
-    fstype: &str,
-    source: &str,
-    flags: &[String],
-    options: &[(String, Option<String>)],
-    attributes: [&Attributes; 2],
-) -> sys::Result<OwnedFd> {
-    let context = kernel::FsContext::open(fstype)?;
-    if !source.is_empty() {
-        context.set_string("source", source)?;
-    }
-    for flag in flags {
-        context.set_flag(flag)?;
-    }
-    for (key, value) in options {
-        match value {
-            Some(value) => context.set_string(key, value)?,
-            None => context.set_flag(key)?,
-        }
-    }
-    let bits = attributes
-        .iter()
-        .map(|attributes| set_bits(&attributes.set) | atime_bits(attributes.atime))
-        .fold(0, |all, bits| all | bits);
-    // Where the host's is read-only, the kernel makes no other; in these two nothing is to be made beforehand.
-    let late = match fstype {
-        "proc" | "sysfs" => 0,
-        _ => kernel::MOUNT_ATTR_RDONLY,
-    };
-    context.mount(bits & !late)
-}
-
-/// Changes the attributes of a bind mount; returns the names of those that the host has locked.
-///
-/// In a less privileged mount namespace a mount keeps the restrictions it came with (mount_namespaces(7)): they can be
-/// added to, not taken away.
-fn change(tree: &OwnedFd, wanted: &Attributes, recursive: bool) -> Result<Vec<&'static str>> {
-    let what = || "cannot change the mount's attributes".to_owned();
-    let mut set = set_bits(&wanted.set);
-    let mut clear = set_bits(&wanted.clear);
-    let mut atime = wanted.atime;
-    if !recursive {
-        let present = present_bits(tree).doing(what)?;
-        set &= !present.attributes;
-        clear &= present.attributes;
-        atime = atime.filter(|wanted| *wanted != present.atime);
-    }
-    let atime_clear = atime.map_or(0, |_| kernel::MOUNT_ATTR__ATIME);
-    let all_set = set | atime_bits(atime);
-    if all_set | clear | atime_clear == 0 {
-        return Ok(Vec::new());
-    }
-    match kernel::set_attributes(tree, recursive, all_set, clear | atime_clear, 0) {
-        Err(error) if error.is(nix::libc::EPERM) => {}
-        changed => return changed.doing(what).map(|()| Vec::new()),
-    }
-    kernel::set_attributes(tree, recursive, set, 0, 0).doing(what)?;
-    let mut refused = Vec::new();
-    let clears = TABLE
-        .iter()
-        .filter(|(_, bit, _)| clear & bit != 0)
-        .map(|(_, bit, name)| (0, *bit, *name));
-    let times = atime.map(|_| (atime_bits(atime), atime_clear, "the access time option"));
-    for (set, clear, name) in clears.chain(times) {
-        match kernel::set_attributes(tree, recursive, set, clear, 0) {
-            Err(error) if error.is(nix::libc::EPERM) => refused.push(name),
-            changed => changed.doing(what)?,
-        }
-    }
-    Ok(refused)
-}
-
-/// Attribute, its bit, and the option that clears it.
-const TABLE: [(Attribute, u64, &str); 6] = [
-    (Attribute::Ro, kernel::MOUNT_ATTR_RDONLY, "rw"),
-    (Attribute::Nosuid, kernel::MOUNT_ATTR_NOSUID, "suid"),
-    (Attribute::Nodev, kernel::MOUNT_ATTR_NODEV, "dev"),
-    (Attribute::Noexec, kernel::MOUNT_ATTR_NOEXEC, "exec"),
-    (
-        Attribute::Nodiratime,
-        kernel::MOUNT_ATTR_NODIRATIME,
-        "diratime",
-    ),
-    (
-        Attribute::Nosymfollow,
-        kernel::MOUNT_ATTR_NOSYMFOLLOW,
-        "symfollow",
-    ),
-];
-
-fn set_bits(attributes: &[Attribute]) -> u64 {
-    TABLE
-        .iter()
-        .filter(|(attribute, _, _)| attributes.contains(attribute))
-        .fold(0, |bits, (_, bit, _)| bits | bit)
-}
-
-fn atime_bits(atime: Option<Atime>) -> u64 {
-    match atime {
-        None | Some(Atime::Relatime) => kernel::MOUNT_ATTR_RELATIME,
-        Some(Atime::Noatime) => kernel::MOUNT_ATTR_NOATIME,
-        Some(Atime::Strictatime) => kernel::MOUNT_ATTR_STRICTATIME,
-    }
-}
-
-struct Present {
-    attributes: u64,
-    atime: Atime,
-}
-
-/// The attributes a mount has, as statvfs(3) shows them.
-fn present_bits(tree: &OwnedFd) -> sys::Result<Present> {
-    use rustix::fs::StatVfsMountFlags as Flags;
-    /// ST_NOSYMFOLLOW of linux/statfs.h, which rustix has no name for.
-    const NOSYMFOLLOW: Flags = Flags::from_bits_retain(0x2000);
-    let shown = rustix::fs::fstatvfs(tree)
-        .map_err(|e| sys::Error::new("fstatvfs", "mount", e))?
-        .f_flag;
-    let flags = [
-        (Flags::RDONLY, kernel::MOUNT_ATTR_RDONLY),
-        (Flags::NOSUID, kernel::MOUNT_ATTR_NOSUID),
-        (Flags::NODEV, kernel::MOUNT_ATTR_NODEV),
-        (Flags::NOEXEC, kernel::MOUNT_ATTR_NOEXEC),
-        (Flags::NODIRATIME, kernel::MOUNT_ATTR_NODIRATIME),
-        (NOSYMFOLLOW, kernel::MOUNT_ATTR_NOSYMFOLLOW),
-    ];
-    let attributes = flags
-        .iter()
-        .filter(|(flag, _)| shown.contains(*flag))
-        .fold(0, |bits, (_, bit)| bits | bit);
-    let atime = if shown.contains(Flags::NOATIME) {
-        Atime::Noatime
-    } else if shown.contains(Flags::RELATIME) {
-        Atime::Relatime
+fn links(mount: &Mount) -> Links {
+    if mount.no_symlinks || mount.inside_proc {
+        Links::Refused
     } else {
-        Atime::Strictatime
-    };
-    Ok(Present { attributes, atime })
-}
-
-fn locked(mount: &Mount, option: &str) -> Note {
-    Note {
-        property: format!("{}/options", mount.property),
-        reason: format!(
-            "{option} was not applied to {:?}: the host's mount has a restriction that a user namespace must keep",
-            mount.destination
-        ),
-        remedy: "use a source on a mount without that restriction, or drop the option".to_owned(),
+        Links::InRoot
     }
 }
 
 /// The destination, made where it is missing, as an fd.
 fn destination(mount: &Mount, tree: &OwnedFd, root: &RootDir) -> Result<OwnedFd> {
     let what = || "cannot prepare the destination".to_owned();
-    let links = if mount.no_symlinks || mount.inside_proc {
-        Links::Refused
-    } else {
-        Links::InRoot
-    };
+    let links = links(mount);
     let directory = is_directory(tree).doing(what)?;
     let place = root
         .open_or_make(&mount.destination, directory, links)
@@ -339,7 +229,7 @@ fn explain_destination(error: Error, links: Links) -> Error {
 }
 
 /// A mount over a file of procfs could feign what the kernel says (CVE-2019-16884), also through a symbolic link.
-fn refuse_procfs(place: impl AsFd) -> Result<()> {
+pub(super) fn refuse_procfs(place: impl AsFd) -> Result<()> {
     let what = || "cannot examine the destination".to_owned();
     if !is_on(Defence::RefuseProcfs) {
         return Ok(());

@@ -8,9 +8,9 @@ use crate::sys::defence::{Defence, is_on};
 
 /// Takes everything from this process that the program is not to have.
 ///
-/// Order: limits, by which the kernel grants scheduling, which is next; the bounding set while CAP_SETPCAP is there; ids next, keeping the permitted set across the
-/// change of uid; then the sets themselves; no_new_privs last, as it forbids nothing of the above but must not be
-/// undone by it (it cannot be).
+/// Order: limits, by which the kernel grants scheduling, and that next; the bounding set while CAP_SETPCAP is there; ids
+/// next, keeping the permitted set across the change of uid; then the sets themselves; no_new_privs last, as it forbids
+/// nothing of the above but must not be undone by it (it cannot be).
 ///
 /// `kept`: capabilities that stay permitted all the same, until execve(2) (`super::seccomp`).
 pub(super) fn apply(process: &Process, kept: u64) -> Result<()> {

@@ -1,13 +1,12 @@
 //! The root filesystem: opening what is mounted from the host, attaching the root, changing into it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-
-use rustix::fs::{AtFlags, FileType};
+use std::path::{Path, PathBuf};
 
 use super::beneath::{RootDir, is_directory};
+use super::devices;
 use crate::error::{Doing, Error, Result};
-use crate::plan::{MountSource, Plan, Propagation, PropagationKind};
+use crate::plan::{Mount, MountSource, Plan, Propagation, PropagationKind};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
@@ -16,8 +15,8 @@ use crate::sys::defence::{Defence, is_on};
 #[derive(Debug)]
 pub(super) struct Sources {
     root: OwnedFd,
-    /// One for each of the plan's mounts; `None` for a new filesystem.
-    binds: Vec<Option<OwnedFd>>,
+    /// Those of each of the plan's mounts; none for most new filesystems.
+    mounts: Vec<Vec<OwnedFd>>,
     /// One for each of the plan's devices, verified.
     devices: Vec<OwnedFd>,
     /// The host's /dev/null, verified: what files are masked with (CVE-2025-31133).
@@ -27,23 +26,20 @@ pub(super) struct Sources {
 impl Sources {
     pub(super) fn open(plan: &Plan) -> Result<Self> {
         let root = open_root(&plan.root.path)?;
-        let binds = plan
+        let mounts = plan
             .mounts
             .iter()
-            .map(|mount| match &mount.source {
-                MountSource::Bind { source, .. } => open_bind(source, &mount.property).map(Some),
-                MountSource::Filesystem { .. } => Ok(None),
-            })
+            .map(open_sources)
             .collect::<Result<_>>()?;
         let devices = plan
             .devices
             .iter()
-            .map(|device| open_device(&device.path, device.major, device.minor))
+            .map(devices::open)
             .collect::<Result<_>>()?;
         let null = if plan.masked_paths.is_empty() {
             None
         } else {
-            let null = open_device(Path::new("/dev/null"), 1, 3);
+            let null = devices::open_null();
             // What is not done: without /dev/null, nothing is masked.
             if is_on(Defence::VerifyNodes) {
                 Some(null?)
@@ -53,14 +49,15 @@ impl Sources {
         };
         Ok(Self {
             root,
-            binds,
+            mounts,
             devices,
             null,
         })
     }
 
-    pub(super) fn bind(&self, index: usize) -> Option<&OwnedFd> {
-        self.binds.get(index)?.as_ref()
+    /// What the mount with this number is made of: the source of a bind mount, the directories of an overlay.
+    pub(super) fn of(&self, index: usize) -> &[OwnedFd] {
+        self.mounts.get(index).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn devices(&self) -> &[OwnedFd] {
@@ -83,31 +80,23 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
     Err(Error::new(what()).because("it is not a directory"))
 }
 
-fn open_bind(source: &Path, property: &str) -> Result<OwnedFd> {
+fn open_sources(mount: &Mount) -> Result<Vec<OwnedFd>> {
+    let open = |path: &PathBuf| open_source(path, &mount.property);
+    match &mount.source {
+        MountSource::Bind { source, .. } => Ok(vec![open(source)?]),
+        MountSource::Overlay { layers, .. } => {
+            let upper = layers.upper.iter().flat_map(|(upper, work)| [upper, work]);
+            let all = layers.lower.iter().chain(&layers.data).chain(upper);
+            all.map(open).collect()
+        }
+        MountSource::Filesystem { .. } | MountSource::Present { .. } => Ok(Vec::new()),
+    }
+}
+
+fn open_source(source: &Path, property: &str) -> Result<OwnedFd> {
     sys::mount::open_path(source)
         .doing(|| format!("cannot open the source of {property}"))
         .map_err(|e| e.hint("the source must exist, and be open to you; nothing is created for it"))
-}
-
-/// Opens a device node of the host, and makes sure it is the device it should be.
-fn open_device(path: &Path, major: u32, minor: u32) -> Result<OwnedFd> {
-    let what = || format!("cannot use the host's {}", path.display());
-    let fd = sys::mount::open_path(path).doing(what)?;
-    let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH)
-        .map_err(|e| sys::Error::new("fstat", format!("{path:?}"), e))
-        .doing(what)?;
-    let found = (
-        FileType::from_raw_mode(stat.st_mode),
-        rustix::fs::major(stat.st_rdev),
-        rustix::fs::minor(stat.st_rdev),
-    );
-    if found == (FileType::CharacterDevice, major, minor) || !is_on(Defence::VerifyNodes) {
-        return Ok(fd);
-    }
-    let (kind, found_major, found_minor) = found;
-    Err(Error::new(what()).because(format!(
-        "it is {kind:?} {found_major}:{found_minor}, not character device {major}:{minor}"
-    )))
 }
 
 /// Mounts the root filesystem over itself, which makes it a mount that can become the root.

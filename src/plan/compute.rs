@@ -7,30 +7,11 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 use super::idmap::{self, ConfigMaps};
 use super::mounts::{self, Context, clean};
 use super::{
-    Device, Hooks, IdMapping, Ids, Link, Note, Plan, Propagation, PropagationKind, Role, Root,
-    UserNamespace, annotations, attributes, cgroup, labels, namespaces, process, resctrl, sysctl,
+    Hooks, IdMapping, Ids, Note, Plan, Propagation, PropagationKind, Role, Root, UserNamespace,
+    annotations, attributes, cgroup, devices, labels, namespaces, process, resctrl, sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
 use crate::host::HostFacts;
-
-/// Devices that every container has (config-linux.md, "Default Devices"): name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-
-/// Links that every container has (runtime-linux.md, "Dev symbolic links"; devpts(5) for ptmx): name, target, replace.
-const LINKS: [(&str, &str, bool); 5] = [
-    ("ptmx", "pts/ptmx", true),
-    ("fd", "/proc/self/fd", false),
-    ("stdin", "/proc/self/fd/0", false),
-    ("stdout", "/proc/self/fd/1", false),
-    ("stderr", "/proc/self/fd/2", false),
-];
 
 impl Note {
     /// A note on the property at `property`. Control characters are escaped, as they may come from config.json.
@@ -68,6 +49,7 @@ impl Plan {
             directory: &bundle.directory,
             namespaces: &namespaces,
             ids,
+            user_namespace: namespaces::asks_for_user_namespace(linux),
         };
         let asked = spec.mounts().as_deref().unwrap_or_default();
         let mut mounts = mounts::mounts(asked, context, &mut notes, &mut problems);
@@ -85,11 +67,13 @@ impl Plan {
         resctrl::refuse(linux, facts, &mut problems);
         notes.extend(of_annotations);
         let own_dev = !mounts::has_host_dev(&mounts);
+        let nodes = devices::nodes(linux, own_dev, ids, &mut problems);
         match process {
             Some(process) if problems.is_empty() => Ok(Self {
                 root,
-                devices: own_dev.then(devices).unwrap_or_default(),
-                links: own_dev.then(links).unwrap_or_default(),
+                devices: nodes.devices,
+                fifos: nodes.fifos,
+                links: own_dev.then(devices::links).unwrap_or_default(),
                 mounts,
                 mount_label,
                 masked_paths: paths(linux.and_then(|l| l.masked_paths().as_ref())),
@@ -220,24 +204,6 @@ fn note_resources(linux: Option<&Linux>, notes: &mut Vec<Note>) {
             "none is needed: a container without root of the host has only the devices bound into it, with the caller's rights",
         ));
     }
-}
-
-fn devices() -> Vec<Device> {
-    let device = |(name, major, minor)| Device {
-        path: Path::new("/dev").join(name),
-        major,
-        minor,
-    };
-    DEVICES.map(device).to_vec()
-}
-
-fn links() -> Vec<Link> {
-    let link = |(name, target, replace)| Link {
-        path: Path::new("/dev").join(name),
-        target: PathBuf::from(target),
-        replace,
-    };
-    LINKS.map(link).to_vec()
 }
 
 fn paths(asked: Option<&Vec<String>>) -> Vec<PathBuf> {

@@ -344,7 +344,7 @@ fn container_map(
     fits(pointer, map).map_err(|p| vec![p])
 }
 
-fn sound(line: &IdMapping) -> Result<(), String> {
+pub(super) fn sound(line: &IdMapping) -> Result<(), String> {
     let size = u64::from(line.size);
     if size == 0 {
         return Err("size is 0".to_owned());
@@ -401,7 +401,7 @@ fn split(line: &IdMapping, owned: &[IdRange]) -> Result<Vec<IdMapping>, u32> {
 }
 
 /// The lines that overlap an earlier one, on either side.
-fn overlaps(pointer: &str, map: &[IdMapping]) -> Vec<Problem> {
+pub(super) fn overlaps(pointer: &str, map: &[IdMapping]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (name, start) in [
         ("containerID", (|l| l.container_id) as fn(&IdMapping) -> u32),
@@ -425,7 +425,7 @@ fn overlaps(pointer: &str, map: &[IdMapping]) -> Vec<Problem> {
     problems
 }
 
-fn fits(pointer: &str, map: Vec<IdMapping>) -> Result<Vec<IdMapping>, Problem> {
+pub(super) fn fits(pointer: &str, map: Vec<IdMapping>) -> Result<Vec<IdMapping>, Problem> {
     let bytes = map_text(&map).len();
     let message = if map.is_empty() {
         "the caller has no id that could be mapped".to_owned()

@@ -28,6 +28,9 @@ pub struct Plan {
     pub mount_label: Option<String>,
     /// Device nodes to bind from the host.
     pub devices: Vec<Device>,
+    /// FIFOs to make.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fifos: Vec<Fifo>,
     /// Symbolic links to make in /dev, after the mounts.
     pub links: Vec<Link>,
     /// Paths to hide; each is absolute in the container. Missing ones are passed over (config-linux.md).
@@ -194,6 +197,12 @@ pub struct Mount {
     pub no_symlinks: bool,
     /// Whether the destination may lie inside procfs (lxcfs-style files only: CVE-2019-16884).
     pub inside_proc: bool,
+    /// The map of the ids on it, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<MountIdMap>,
+    /// Whether it begins with a copy of what it covers (`tmpcopyup`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub copy_up: bool,
 }
 
 /// What is mounted.
@@ -216,6 +225,24 @@ pub enum MountSource {
         /// Superblock flags by their fsconfig(2) names (`ro`, `sync`, `dirsync`, `lazytime`, …).
         flags: Vec<String>,
         /// Superblock options; `None` is a flag without a value.
+        options: Vec<(String, Option<String>)>,
+    },
+    /// A new overlay filesystem.
+    Overlay {
+        /// What it is made of.
+        layers: Layers,
+        /// The source string.
+        source: String,
+        /// Superblock flags, as of any filesystem.
+        flags: Vec<String>,
+        /// The other superblock options.
+        options: Vec<(String, Option<String>)>,
+    },
+    /// What is mounted at the destination already, and gets other attributes (`remount`).
+    Present {
+        /// Superblock flags to set.
+        flags: Vec<String>,
+        /// Superblock options to change.
         options: Vec<(String, Option<String>)>,
     },
 }
@@ -261,15 +288,9 @@ pub enum Atime {
     Strictatime,
 }
 
-/// A device node, bound from the host because mknod(2) is refused in a user namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    /// Absolute path, in the container and on the host.
-    pub path: PathBuf,
-    /// Major number the host's node must have.
-    pub major: u32,
-    /// Minor number the host's node must have.
-    pub minor: u32,
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// A symbolic link to make.
@@ -375,14 +396,18 @@ mod attributes;
 mod capability;
 pub(crate) mod cgroup;
 mod compute;
+mod devices;
+mod filesystems;
 mod hooks;
 pub mod idmap;
 mod labels;
+mod mount_ids;
 mod mounts;
 mod namespaces;
 pub mod notify;
 mod number_set;
 mod options;
+mod overlay;
 mod process;
 mod resctrl;
 mod scheduling;
@@ -392,10 +417,13 @@ mod sysctl;
 pub use annotations::{ACTING as ACTING_ANNOTATIONS, Acting, keeps_groups};
 pub use attributes::{ProcessAttributes, Role, attributes};
 pub use capability::CapabilitySet;
+pub use devices::{Asked, Device, Fifo};
 pub use hooks::{Hook, Hooks};
+pub use mount_ids::MountIdMap;
 pub use namespaces::NAMESPACES;
 pub use number_set::NumberSet;
 pub use options::known as mount_options;
+pub use overlay::{Layers, joined as joined_layers};
 pub(crate) use process::RESOURCES;
 pub use process::{Ids, process};
 pub use scheduling::{

@@ -2,8 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::options::{self, Options};
-use super::{Attribute, Ids, Mount, MountSource, Namespace, Note, PropagationKind};
+use super::options::{self, Commas, Options};
+use super::{Ids, Mount, MountIdMap, MountSource, Namespace, Note, PropagationKind, mount_ids};
 use crate::bundle::Problem;
 use crate::sys::defence::{Defence, is_on};
 
@@ -22,9 +22,6 @@ const COVERABLE: [&str; 11] = [
     "/proc/sys/crypto/fips_enabled",
 ];
 
-/// Filesystems a user namespace may mount, given a kernel that is new enough, and this program does not yet.
-const LATER: [&str; 5] = ["overlay", "fuse", "ramfs", "binfmt_misc", "bpf"];
-
 /// What the mounts depend on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Context<'a> {
@@ -34,6 +31,8 @@ pub(super) struct Context<'a> {
     pub namespaces: &'a [Namespace],
     /// The container's ids.
     pub ids: Ids<'a>,
+    /// Whether the config asks for a user namespace.
+    pub user_namespace: bool,
 }
 
 /// Plans all mounts, in their order.
@@ -45,11 +44,15 @@ pub(super) fn mounts(
 ) -> Vec<Mount> {
     let mut planned = Vec::new();
     for (index, spec) in asked.iter().enumerate() {
+        let commas = match spec.typ().as_deref() {
+            Some("overlay") => Commas::Escapable,
+            _ => Commas::Separate,
+        };
         let mut planner = Planner {
             spec,
             context,
             property: format!("/mounts/{index}"),
-            options: options::sort(spec.options().as_deref().unwrap_or_default()),
+            options: options::sort(spec.options().as_deref().unwrap_or_default(), commas),
             notes,
             problems,
         };
@@ -60,10 +63,15 @@ pub(super) fn mounts(
 
 /// Whether `mounts` put the host's own /dev onto /dev: then it has devices and links already.
 pub(super) fn has_host_dev(mounts: &[Mount]) -> bool {
-    let last = mounts.iter().rfind(|m| m.destination == Path::new("/dev"));
+    let present = |m: &Mount| matches!(m.source, MountSource::Present { .. });
+    let last = mounts
+        .iter()
+        .rfind(|m| m.destination == Path::new("/dev") && !present(m));
     last.is_some_and(|m| match &m.source {
         MountSource::Bind { source, .. } => clean(source) == Path::new("/dev"),
-        MountSource::Filesystem { .. } => false,
+        MountSource::Filesystem { .. }
+        | MountSource::Overlay { .. }
+        | MountSource::Present { .. } => false,
     })
 }
 
@@ -82,33 +90,32 @@ pub(super) fn clean(path: &Path) -> PathBuf {
     clean
 }
 
-struct Planner<'a> {
-    spec: &'a oci_spec::runtime::Mount,
-    context: Context<'a>,
-    property: String,
-    options: Options,
-    notes: &'a mut Vec<Note>,
-    problems: &'a mut Vec<Problem>,
+pub(super) struct Planner<'a> {
+    pub(super) spec: &'a oci_spec::runtime::Mount,
+    pub(super) context: Context<'a>,
+    pub(super) property: String,
+    pub(super) options: Options,
+    pub(super) notes: &'a mut Vec<Note>,
+    pub(super) problems: &'a mut Vec<Problem>,
 }
 
 impl Planner<'_> {
     fn plan(&mut self) -> Option<Mount> {
         let destination = self.destination();
-        if let Some(index) = self.options.remount {
-            self.problem(
-                format!("/options/{index}"),
-                "there is nothing to remount: give the mount its options when it is made",
-            );
-        }
         let kind = self.spec.typ().clone().unwrap_or_default();
-        let source = if self.options.bind.is_some() || kind == "bind" {
-            self.bind()
+        let bind = self.options.bind.is_some() || kind == "bind";
+        let source = if self.options.remount {
+            Some(self.present(bind))
+        } else if bind {
+            Some(self.bind())
         } else {
             self.filesystem(&kind)
         };
         self.note_lost_options();
         self.note_shared();
+        let copy_up = self.copy_up(&kind, source.as_ref());
         let (destination, source) = (destination?, source?);
+        let id_map = self.id_map(&source);
         let inside_proc = self.check_proc(&destination, &source)?;
         let special = ["/proc", "/sys", "/dev"].map(Path::new);
         Some(Mount {
@@ -121,6 +128,8 @@ impl Planner<'_> {
             recursive_attributes: std::mem::take(&mut self.options.recursive),
             propagation: std::mem::take(&mut self.options.propagation),
             inside_proc,
+            id_map,
+            copy_up,
         })
     }
 
@@ -146,12 +155,18 @@ impl Planner<'_> {
         Some(destination)
     }
 
-    fn bind(&mut self) -> Option<MountSource> {
-        let data = std::mem::take(&mut self.options.data);
-        for (index, name, _) in &data {
-            let message = format!("a bind mount cannot have the option {name:?} of a filesystem");
-            self.problem(format!("/options/{index}"), message);
+    fn bind(&mut self) -> MountSource {
+        self.refuse_data();
+        self.leave_flags_out();
+        let source = self.spec.source().clone().unwrap_or_default();
+        MountSource::Bind {
+            source: self.context.directory.join(source),
+            recursive: self.options.bind == Some(true),
         }
+    }
+
+    fn leave_flags_out(&mut self) {
+        self.options.flags.clear();
         for (index, option) in std::mem::take(&mut self.options.superblock) {
             self.note(
                 format!("/options/{index}"),
@@ -159,148 +174,64 @@ impl Planner<'_> {
                 "take it out",
             );
         }
-        let source = self.spec.source().clone().unwrap_or_default();
-        Some(MountSource::Bind {
-            source: self.context.directory.join(source),
-            recursive: self.options.bind == Some(true),
-        })
     }
 
-    fn filesystem(&mut self, kind: &str) -> Option<MountSource> {
-        match kind {
-            "proc" if !self.has_own(Namespace::Pid) => Some(self.stand_in("/proc", "pid")),
-            "sysfs" if !self.has_own(Namespace::Network) => {
-                self.options.recursive.set(Attribute::Ro);
-                Some(self.stand_in("/sys", "network"))
-            }
-            "mqueue" if !self.has_own(Namespace::Ipc) => {
-                self.problem(
-                    "/type",
-                    "message queues belong to the IPC namespace: this needs a namespace of type \"ipc\" in \
-                     /linux/namespaces, or a bind mount of /dev/mqueue",
-                );
-                None
-            }
-            "cgroup" | "cgroup2" => Some(self.cgroup(kind)),
-            "proc" | "sysfs" | "mqueue" => Some(self.new_filesystem(kind)),
-            "tmpfs" | "devpts" => {
-                self.drop_unmapped_ids();
-                Some(self.new_filesystem(kind))
-            }
-            _ => {
-                let message = if LATER.contains(&kind) {
-                    format!("filesystem type {kind:?} is not supported yet")
-                } else {
-                    format!(
-                        "a user namespace cannot mount the filesystem type {kind:?}; mount it on the host and bind it"
-                    )
-                };
-                self.problem("/type", message);
-                None
-            }
+    fn refuse_data(&mut self) {
+        for (index, name, _) in std::mem::take(&mut self.options.data) {
+            let message = format!("a bind mount cannot have the option {name:?} of a filesystem");
+            self.problem(format!("/options/{index}"), message);
         }
     }
 
-    fn new_filesystem(&mut self, fstype: &str) -> MountSource {
-        let source = self.spec.source().as_ref();
-        let source = source.map_or(fstype.into(), |s| s.to_string_lossy());
+    /// A mount that is there already. With `bind` only the mount changes, and not its filesystem (mount(2)).
+    fn present(&mut self, bind: bool) -> MountSource {
+        if bind {
+            self.refuse_data();
+            self.leave_flags_out();
+        }
+        if let Some((index, _)) = self.options.id_map {
+            let message = "the ids of a mount are mapped when it is made, and not by \"remount\"";
+            self.problem(format!("/options/{index}"), message);
+        }
+        MountSource::Present {
+            flags: self.flags(),
+            options: self.data(),
+        }
+    }
+
+    pub(super) fn flags(&self) -> Vec<String> {
+        self.options.flags.iter().map(|f| (*f).to_owned()).collect()
+    }
+
+    pub(super) fn data(&mut self) -> Vec<(String, Option<String>)> {
         let data = std::mem::take(&mut self.options.data);
-        MountSource::Filesystem {
-            fstype: fstype.to_owned(),
-            source: source.into_owned(),
-            flags: self.options.flags.iter().map(|f| (*f).to_owned()).collect(),
-            options: data
-                .into_iter()
-                .map(|(_, name, value)| (name, value))
-                .collect(),
-        }
+        let named = data.into_iter().map(|(_, name, value)| (name, value));
+        named.collect()
     }
 
-    /// The host's own tree in place of a filesystem that only the owner of the `namespace` may mount.
-    fn stand_in(&mut self, source: &str, namespace: &str) -> MountSource {
-        let fstype = self.spec.typ().clone().unwrap_or_default();
-        let readonly = self.options.recursive.set.contains(&Attribute::Ro);
-        let manner = if readonly { ", read-only" } else { "" };
-        self.note(
-            "/type",
-            format!(
-                "the host's {source} is bound{manner}: a new {fstype} needs a {namespace} namespace of the container's own"
-            ),
-            format!("add {{\"type\": {namespace:?}}} to /linux/namespaces"),
-        );
-        self.drop_filesystem_options(source);
-        MountSource::Bind {
-            source: PathBuf::from(source),
-            recursive: true,
-        }
-    }
-
-    fn drop_filesystem_options(&mut self, source: &str) {
-        let mut dropped: Vec<(usize, String)> = std::mem::take(&mut self.options.superblock);
-        let data = std::mem::take(&mut self.options.data);
-        dropped.extend(data.into_iter().map(|(index, name, _)| (index, name)));
-        for (index, option) in dropped {
-            self.note(
-                format!("/options/{index}"),
-                format!("{option:?} left out: the host's {source} is bound instead"),
-                "take it out",
-            );
-        }
-    }
-
-    /// A view of the control groups; there is no right to change them yet, so that it is always read-only.
-    fn cgroup(&mut self, kind: &str) -> MountSource {
-        if !self.options.attributes.set.contains(&Attribute::Ro) {
-            self.note(
-                "/options",
-                "the control groups are mounted read-only: the container has none of its own",
-                "add \"ro\"",
-            );
-        }
-        if is_on(Defence::ReadonlyCgroup) {
-            self.options.attributes.set(Attribute::Ro);
-        }
-        if self.has_own(Namespace::Cgroup) {
-            if kind == "cgroup" {
-                self.drop_filesystem_options("cgroup2 tree");
-            }
-            return self.new_filesystem("cgroup2");
-        }
-        if is_on(Defence::ReadonlyCgroup) {
-            self.options.recursive.set(Attribute::Ro);
-        }
-        self.note(
-            "/type",
-            "the host's /sys/fs/cgroup is bound, read-only: a new mount needs a cgroup namespace of the container's own",
-            "add {\"type\": \"cgroup\"} to /linux/namespaces",
-        );
-        self.drop_filesystem_options("/sys/fs/cgroup");
-        MountSource::Bind {
-            source: PathBuf::from("/sys/fs/cgroup"),
-            recursive: true,
-        }
-    }
-
-    /// The kernel refuses `uid=` and `gid=` with an id the user namespace does not have (EINVAL).
-    fn drop_unmapped_ids(&mut self) {
-        let ids = self.context.ids;
-        let data = std::mem::take(&mut self.options.data);
-        let unmapped = |name: &str, value: &Option<String>| {
-            let id = value.as_ref().and_then(|v| v.parse().ok());
-            match name {
-                "uid" => id.filter(|id| !ids.has_uid(*id)),
-                "gid" => id.filter(|id| !ids.has_gid(*id)),
-                _ => None,
-            }
+    fn copy_up(&mut self, kind: &str, source: Option<&MountSource>) -> bool {
+        let Some(index) = self.options.copy_up else {
+            return false;
         };
-        for (index, name, value) in data {
-            match unmapped(&name, &value) {
-                None => self.options.data.push((index, name, value)),
-                Some(id) => self.note(
-                    format!("/options/{index}"),
-                    format!("\"{name}={id}\" left out: {name} {id} is not mapped in the container's user namespace"),
-                    format!("take it out, or give the account subordinate ids that reach {id}"),
-                ),
+        let new = matches!(source, Some(MountSource::Filesystem { .. }));
+        if kind != "tmpfs" || !new {
+            let message = "only a new tmpfs can begin with a copy of what it covers";
+            self.problem(format!("/options/{index}"), message);
+        }
+        true
+    }
+
+    fn id_map(&mut self, source: &MountSource) -> Option<MountIdMap> {
+        if matches!(source, MountSource::Present { .. }) {
+            return None;
+        }
+        let bind = matches!(source, MountSource::Bind { .. });
+        let asked = self.options.id_map;
+        match mount_ids::id_map(&self.property, self.spec, asked, bind, self.context) {
+            Ok(map) => map,
+            Err(problems) => {
+                self.problems.extend(problems);
+                None
             }
         }
     }
@@ -335,6 +266,9 @@ impl Planner<'_> {
             let procfs = match source {
                 MountSource::Bind { source, .. } => clean(source) == Path::new("/proc"),
                 MountSource::Filesystem { fstype, .. } => fstype == "proc",
+                MountSource::Overlay { .. } => false,
+                // What is there has been looked at when it was mounted.
+                MountSource::Present { .. } => true,
             };
             if !procfs && is_on(Defence::RefuseProcfs) {
                 self.problem("/destination", "only procfs may be mounted on /proc");
@@ -355,16 +289,21 @@ impl Planner<'_> {
         None
     }
 
-    fn has_own(&self, namespace: Namespace) -> bool {
+    pub(super) fn has_own(&self, namespace: Namespace) -> bool {
         self.context.namespaces.contains(&namespace)
     }
 
-    fn note(&mut self, member: impl AsRef<str>, reason: impl AsRef<str>, remedy: impl AsRef<str>) {
+    pub(super) fn note(
+        &mut self,
+        member: impl AsRef<str>,
+        reason: impl AsRef<str>,
+        remedy: impl AsRef<str>,
+    ) {
         let property = format!("{}{}", self.property, member.as_ref());
         self.notes.push(Note::new(property, reason, remedy));
     }
 
-    fn problem(&mut self, member: impl AsRef<str>, message: impl AsRef<str>) {
+    pub(super) fn problem(&mut self, member: impl AsRef<str>, message: impl AsRef<str>) {
         let pointer = format!("{}{}", self.property, member.as_ref());
         self.problems.push(Problem::new(pointer, message));
     }

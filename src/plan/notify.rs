@@ -21,6 +21,8 @@ impl Plan {
             Attribute::Noexec,
         ];
         self.mounts.push(Mount {
+            copy_up: false,
+            id_map: None,
             property: "NOTIFY_SOCKET".to_owned(),
             destination: PathBuf::from(DIRECTORY),
             source: MountSource::Bind {

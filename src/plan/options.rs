@@ -29,8 +29,10 @@ pub(super) enum Effect {
     Bind,
     /// Changes a mount that is there already.
     Remount,
-    /// Refused before: `bundle::support`.
-    Refused,
+    /// Maps the ids of the mount.
+    IdMap,
+    /// Copies into a new tmpfs what it covers.
+    CopyUp,
 }
 
 /// An option, what it does, and whether that goes for the mounts beneath too.
@@ -49,7 +51,7 @@ pub(super) const TABLE: &[Row] = &[
     ("diratime", Effect::Clear(Attribute::Nodiratime), ONE),
     ("dirsync", Effect::Flag("dirsync"), ONE),
     ("exec", Effect::Clear(Attribute::Noexec), ONE),
-    ("idmap", Effect::Refused, ONE),
+    ("idmap", Effect::IdMap, ONE),
     ("iversion", Effect::Lost, ONE),
     ("lazytime", Effect::Flag("lazytime"), ONE),
     ("loud", Effect::NoFlag("silent"), ONE),
@@ -73,7 +75,7 @@ pub(super) const TABLE: &[Row] = &[
     ("relatime", Effect::Atime(Atime::Relatime), ONE),
     ("remount", Effect::Remount, ONE),
     ("rexec", Effect::Clear(Attribute::Noexec), TREE),
-    ("ridmap", Effect::Refused, TREE),
+    ("ridmap", Effect::IdMap, TREE),
     ("rnoatime", Effect::Atime(Atime::Noatime), TREE),
     ("rnodev", Effect::Set(Attribute::Nodev), TREE),
     ("rnodiratime", Effect::Set(Attribute::Nodiratime), TREE),
@@ -109,7 +111,7 @@ pub(super) const TABLE: &[Row] = &[
     ("suid", Effect::Clear(Attribute::Nosuid), ONE),
     ("symfollow", Effect::Clear(Attribute::Nosymfollow), ONE),
     ("sync", Effect::Flag("sync"), ONE),
-    ("tmpcopyup", Effect::Refused, ONE),
+    ("tmpcopyup", Effect::CopyUp, ONE),
     (
         "unbindable",
         Effect::Propagate(PropagationKind::Unbindable),
@@ -117,10 +119,9 @@ pub(super) const TABLE: &[Row] = &[
     ),
 ];
 
-/// The options that do what config.md says, sorted: not those that are refused, nor those that nothing carries.
+/// The options that do what config.md says, sorted: not those that nothing carries.
 pub fn known() -> Vec<&'static str> {
-    let works =
-        |effect: &Effect| !matches!(effect, Effect::Refused | Effect::Lost | Effect::Remount);
+    let works = |effect: &Effect| !matches!(effect, Effect::Lost);
     let mut known: Vec<&str> = TABLE
         .iter()
         .filter(|(_, effect, _)| works(effect))
@@ -147,19 +148,32 @@ pub(super) struct Options {
     pub lost: Vec<(usize, String)>,
     /// Whether there was `bind` (false) or `rbind` (true).
     pub bind: Option<bool>,
-    /// The index of `remount`.
-    pub remount: Option<usize>,
+    /// Whether there was `remount`.
+    pub remount: bool,
+    /// The index of `idmap` (false) or `ridmap` (true).
+    pub id_map: Option<(usize, bool)>,
+    /// The index of `tmpcopyup`.
+    pub copy_up: Option<usize>,
     /// The rest, for the filesystem. With their index.
     pub data: Vec<(usize, String, Option<String>)>,
 }
 
+/// How the data for a filesystem are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Commas {
+    /// Unknown options are joined with commas in mount(2), so that a comma within one separates two.
+    Separate,
+    /// So they do, but for one behind a backslash: overlayfs has paths for data.
+    Escapable,
+}
+
 /// Sorts `options`; of two that contradict each other the later one holds.
-pub(super) fn sort(options: &[String]) -> Options {
+pub(super) fn sort(options: &[String], commas: Commas) -> Options {
     let mut sorted = Options::default();
     for (index, option) in options.iter().enumerate() {
         match TABLE.iter().find(|(name, _, _)| name == option) {
             Some((_, effect, tree)) => sorted.apply(index, option, *effect, *tree),
-            None => sorted.data(index, option),
+            None => sorted.data(index, option, commas),
         }
     }
     sorted
@@ -173,7 +187,7 @@ impl Options {
             &mut self.attributes
         };
         match effect {
-            Effect::Nothing | Effect::Refused => {}
+            Effect::Nothing => {}
             Effect::Set(attribute) => attributes.set(attribute),
             Effect::Clear(attribute) => attributes.clear(attribute),
             Effect::Atime(policy) => attributes.atime = Some(policy),
@@ -196,13 +210,23 @@ impl Options {
             }
             Effect::Lost => self.lost.push((index, option.to_owned())),
             Effect::Bind => self.bind = Some(tree || self.bind == Some(true)),
-            Effect::Remount => self.remount = Some(index),
+            Effect::Remount => self.remount = true,
+            Effect::IdMap => {
+                let recursive = tree || self.id_map.is_some_and(|(_, recursive)| recursive);
+                self.id_map = Some((index, recursive));
+            }
+            Effect::CopyUp => self.copy_up = Some(index),
         }
     }
 
-    /// Unknown options are joined with commas in mount(2), so that a comma within one separates two.
-    fn data(&mut self, index: usize, option: &str) {
-        for part in option.split(',').filter(|part| !part.is_empty()) {
+    fn data(&mut self, index: usize, option: &str, commas: Commas) {
+        let mut escaped = false;
+        let parts = option.split(|c| {
+            let separates = c == ',' && !(escaped && commas == Commas::Escapable);
+            escaped = c == '\\' && !escaped;
+            separates
+        });
+        for part in parts.filter(|part| !part.is_empty()) {
             let (name, value) = match part.split_once('=') {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (part, None),

@@ -11,7 +11,7 @@ const CONFIG_MD: &str = "async atime bind defaults dev diratime dirsync exec ive
 
 fn sorted(options: &str) -> Options {
     let options: Vec<String> = options.split(' ').map(str::to_owned).collect();
-    sort(&options)
+    sort(&options, Commas::Separate)
 }
 
 #[test]
@@ -69,4 +69,25 @@ fn the_unknown_is_data() {
         (2, "x".to_owned(), some("a=b")),
     ];
     assert_eq!(data, expected);
+}
+
+#[test]
+fn a_comma_behind_a_backslash_is_part_of_a_path() {
+    let options = [
+        "lowerdir=/a\\,b,x".to_owned(),
+        "upperdir=/c\\\\,y".to_owned(),
+    ];
+    let data: Vec<_> = sort(&options, Commas::Escapable).data;
+    let names: Vec<_> = data.iter().map(|(_, name, _)| name.as_str()).collect();
+    assert_eq!(names, ["lowerdir", "x", "upperdir", "y"]);
+    assert_eq!(data[0].2.as_deref(), Some("/a\\,b"));
+    assert_eq!(data[2].2.as_deref(), Some("/c\\\\"));
+    assert_eq!(sort(&options, Commas::Separate).data.len(), 5);
+}
+
+#[test]
+fn an_id_map_is_recursive_if_one_of_the_options_is() {
+    assert_eq!(sorted("ridmap idmap").id_map, Some((1, true)));
+    assert_eq!(sorted("ro idmap").id_map, Some((1, false)));
+    assert_eq!(sorted("ro").id_map, None);
 }

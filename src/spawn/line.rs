@@ -129,10 +129,11 @@ impl InitEnd {
         Self(connection)
     }
 
-    /// Makes a report. A failure's text is cut so that it fits a packet.
+    /// Makes a report. The text of a failure or a note is cut so that it fits a packet.
     pub fn send(&self, report: &Report) -> sys::Result<()> {
         match report {
             Report::Failed(failure) => send(&self.0, &Report::Failed(shortened(failure))),
+            Report::Note(note) => send(&self.0, &Report::Note(shortened_note(note))),
             other => send(&self.0, other),
         }
     }
@@ -197,22 +198,38 @@ fn receive<T: for<'a> Deserialize<'a>>(
     Ok(Some((message, packet.fd)))
 }
 
+/// The most characters of each of three texts that share a packet: JSON may make six bytes of one.
+const LONGEST: usize = sys::socket::MAX_PACKET / 6 / 3 - 16;
+
+fn cut(text: &str) -> String {
+    text.chars().take(LONGEST).collect()
+}
+
+fn fits<T: Serialize>(message: &T) -> bool {
+    serde_json::to_vec(message).is_ok_and(|text| text.len() + 32 < sys::socket::MAX_PACKET)
+}
+
 /// `failure`, cut so that it fits a packet.
 pub(super) fn shortened(failure: &Failure) -> Failure {
-    // JSON may make six bytes of one; three texts share the packet.
-    const LONGEST: usize = sys::socket::MAX_PACKET / 6 / 3 - 16;
-    let cut = |text: &String| text.chars().take(LONGEST).collect::<String>();
-    let fits = |failure: &Failure| {
-        serde_json::to_vec(failure).is_ok_and(|text| text.len() + 32 < sys::socket::MAX_PACKET)
-    };
     if fits(failure) {
         return failure.clone();
     }
     Failure {
         what: cut(&failure.what),
-        cause: failure.cause.as_ref().map(cut),
-        hint: failure.hint.as_ref().map(cut),
+        cause: failure.cause.as_deref().map(cut),
+        hint: failure.hint.as_deref().map(cut),
         by_hook: failure.by_hook,
+    }
+}
+
+fn shortened_note(note: &Note) -> Note {
+    if fits(note) {
+        return note.clone();
+    }
+    Note {
+        property: cut(&note.property),
+        reason: cut(&note.reason),
+        remedy: cut(&note.remedy),
     }
 }
 

@@ -26,8 +26,10 @@ pub enum Defence {
     VerifyNodes,
     /// Nothing is mounted into procfs (CVE-2019-16884).
     RefuseProcfs,
-    /// Kernel parameters are written through an own procfs (CVE-2025-52881).
+    /// Kernel parameters are written through an own procfs, labels through the host's (CVE-2025-52881, CVE-2019-16884).
     OwnProcfs,
+    /// A label is refused where the security module that it belongs to is not there.
+    KnownModules,
     /// Masked and read-only paths are covered (CVE-2015-3630).
     CoverPaths,
     /// A program that the container could write is run from a sealed copy (CVE-2019-5736).

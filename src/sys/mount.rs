@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
 };
 
@@ -70,6 +70,27 @@ impl FsContext {
             .map_err(|e| self.error(format!("FSCONFIG_SET_STRING, {key:?}, {value:?}"), e))
     }
 
+    /// Sets an option to what `fd`, which may be O_PATH, is open on (`FSCONFIG_SET_FD`; O_PATH since Linux 6.14).
+    pub fn set_fd(&self, key: &str, fd: impl AsFd) -> Result<()> {
+        rustix::mount::fsconfig_set_fd(&self.fd, key, fd)
+            .map_err(|e| self.error(format!("FSCONFIG_SET_FD, {key:?}, fd"), e))
+    }
+
+    /// Begins to change the filesystem of the mount that `place` is in (fspick(2)).
+    pub fn of(place: impl AsFd) -> Result<Self> {
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let fd = rustix::mount::fspick(place, "", flags)
+            .map_err(|e| Error::new("fspick", "fd, \"\", FSPICK_EMPTY_PATH", e))?;
+        let fstype = "the one that is mounted".to_owned();
+        Ok(Self { fd, fstype })
+    }
+
+    /// Changes the filesystem (`FSCONFIG_CMD_RECONFIGURE`).
+    pub fn reconfigure(self) -> Result<()> {
+        rustix::mount::fsconfig_reconfigure(&self.fd)
+            .map_err(|e| self.error("FSCONFIG_CMD_RECONFIGURE".to_owned(), e))
+    }
+
     /// Creates the filesystem and a detached mount of it, with the `MOUNT_ATTR_…` bits of `attributes`.
     pub fn mount(self, attributes: u64) -> Result<OwnedFd> {
         rustix::mount::fsconfig_create(&self.fd)
@@ -108,6 +129,41 @@ pub fn set_attributes(
         propagation,
         userns_fd: 0,
     };
+    mount_setattr(mount, recursive, &attr).map_err(|e| {
+        let recursive = if recursive { "AT_RECURSIVE, " } else { "" };
+        let args =
+            format!("{recursive}set={set:#x}, clear={clear:#x}, propagation={propagation:#x}");
+        Error::new("mount_setattr", args, e)
+    })
+}
+
+/// Lets the ids of the mount that `mount` is the root of (and of all beneath it, if `recursive`) be seen through the map
+/// of `user_namespace` (`MOUNT_ATTR_IDMAP`, Linux 5.12).
+///
+/// The mount must be attached nowhere. EPERM: the filesystem was mounted in a user namespace that this process is not
+/// root in. EINVAL: filesystems of its type have no id maps.
+pub fn set_id_map(mount: impl AsFd, recursive: bool, user_namespace: impl AsFd) -> Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(user_namespace.as_fd().as_raw_fd().unsigned_abs()),
+    };
+    mount_setattr(mount, recursive, &attr).map_err(|e| {
+        let recursive = if recursive { "AT_RECURSIVE, " } else { "" };
+        Error::new(
+            "mount_setattr",
+            format!("{recursive}MOUNT_ATTR_IDMAP, fd"),
+            e,
+        )
+    })
+}
+
+fn mount_setattr(
+    mount: impl AsFd,
+    recursive: bool,
+    attr: &libc::mount_attr,
+) -> std::io::Result<()> {
     let recursive_flag = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated literal, `attr` outlives the call and its true size is passed.
     let answer = unsafe {
@@ -116,20 +172,22 @@ pub fn set_attributes(
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | recursive_flag,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };
-    if answer == 0 {
-        return Ok(());
+    match answer {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
-    let recursive = if recursive { "AT_RECURSIVE, " } else { "" };
-    let args = format!("{recursive}set={set:#x}, clear={clear:#x}, propagation={propagation:#x}");
-    Err(Error::new(
-        "mount_setattr",
-        args,
-        std::io::Error::last_os_error(),
-    ))
+}
+
+/// Whether `place` is the root of a mount (statx(2), STATX_ATTR_MOUNT_ROOT).
+pub fn is_mount(place: impl AsFd) -> Result<bool> {
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
+    let found = rustix::fs::statx(place, "", AtFlags::EMPTY_PATH, StatxFlags::empty())
+        .map_err(|e| Error::new("statx", "fd, \"\", AT_EMPTY_PATH", e))?;
+    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Attaches the detached mount `mount` on `place`. `what` is for the message.

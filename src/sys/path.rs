@@ -1,8 +1,9 @@
 //! Reading and opening files that somebody else may have prepared.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -114,7 +115,12 @@ pub fn write_all(fd: OwnedFd, content: &[u8], path: &Path) -> Result<()> {
 
 /// Opens a kernel object through its magic link (/proc/PID/ns/…): read-only, followed.
 pub fn open_magic(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    open_magic_at(CWD, path)
+}
+
+/// As [`open_magic`], relative to `dir`.
+pub fn open_magic_at(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
+    rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::new("openat", format!("{path:?}, O_RDONLY"), e))
 }
 
@@ -140,13 +146,22 @@ pub fn open_procfs(path: &Path) -> Result<OwnedFd> {
 
 /// Writes `content` in one write(2) to a file that exists, as the files of /proc want it.
 pub fn write_existing(path: &Path, content: &[u8]) -> Result<()> {
-    write_once(open_existing(path)?, content, path)
+    write_existing_at(CWD, path, content)
 }
 
 /// Opens a file that exists for writing.
 pub fn open_existing(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+    open_existing_at(CWD, path)
+}
+
+fn open_existing_at(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
+    rustix::fs::openat(dir, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::new("openat", format!("{path:?}, O_WRONLY"), e))
+}
+
+/// As [`write_existing`], relative to `dir`.
+pub fn write_existing_at(dir: impl AsFd, path: &Path, content: &[u8]) -> Result<()> {
+    write_once(open_existing_at(dir, path)?, content, path)
 }
 
 /// Writes `content` in one write(2). `path` is for the message.
@@ -160,6 +175,58 @@ pub fn write_once(fd: impl AsFd, content: &[u8], path: &Path) -> Result<()> {
         )),
         Err(e) => Err(Error::new("write", format!("{path:?}"), e)),
     }
+}
+
+/// Opens the file `name` of `dir` itself, whatever it is: an O_PATH fd, of the link if it is one.
+pub fn open_itself(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+        .map_err(|e| Error::new("openat", format!("{name:?}, O_PATH|O_NOFOLLOW"), e))
+}
+
+/// Makes a FIFO with exactly these permission bits (mkfifoat(3)); `false` when something has the name already.
+pub fn make_fifo(dir: impl AsFd, name: &OsStr, mode: u32) -> Result<bool> {
+    let umask = super::cred::swap_umask(0);
+    let made = rustix::fs::mkfifoat(dir, name, Mode::from_raw_mode(mode));
+    super::cred::swap_umask(umask);
+    match made {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::EXIST) => Ok(false),
+        Err(e) => Err(Error::new("mkfifoat", format!("{name:?}, {mode:o}"), e)),
+    }
+}
+
+/// Changes the owner and the group of the file that `fd`, which may be O_PATH, is open on (fchownat(2)).
+pub fn change_owner(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
+    use rustix::fs::{Gid, Uid};
+    let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    rustix::fs::chownat(fd, "", owner, group, AtFlags::EMPTY_PATH)
+        .map_err(|e| Error::new("fchownat", format!("fd, {uid}, {gid}, AT_EMPTY_PATH"), e))
+}
+
+/// Whether this process may open the file that `fd`, which may be O_PATH, is open on for reading or for writing
+/// (faccessat2(2)). Where the kernel cannot tell (before Linux 5.8), it may.
+pub fn may_open(fd: impl AsFd) -> Result<bool> {
+    for mode in [libc::R_OK, libc::W_OK] {
+        // SAFETY: the path is a NUL-terminated literal; all else are plain numbers.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_faccessat2,
+                fd.as_fd().as_raw_fd(),
+                c"".as_ptr(),
+                mode,
+                libc::AT_EMPTY_PATH | libc::AT_EACCESS,
+            )
+        };
+        let error = std::io::Error::last_os_error();
+        match error.raw_os_error() {
+            _ if answer == 0 => return Ok(true),
+            Some(libc::ENOSYS) => return Ok(true),
+            Some(libc::EACCES | libc::EPERM) => {}
+            _ => return Err(Error::new("faccessat2", "fd, AT_EMPTY_PATH", error)),
+        }
+    }
+    Ok(false)
 }
 
 /// Resolves `path` beneath `root` as `resolve` says (openat2(2)).
@@ -186,7 +253,9 @@ pub fn open_beneath(
 }
 
 fn describe_resolve(resolve: ResolveFlags) -> &'static str {
-    if resolve.contains(ResolveFlags::NO_SYMLINKS) {
+    if resolve.contains(ResolveFlags::NO_XDEV) {
+        "RESOLVE_BENEATH|RESOLVE_NO_XDEV|RESOLVE_NO_SYMLINKS"
+    } else if resolve.contains(ResolveFlags::NO_SYMLINKS) {
         "RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS"
     } else {
         "RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS"

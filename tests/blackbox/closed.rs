@@ -105,6 +105,8 @@ fn guarded() -> Sweep {
     script += &VIEW.replace("\"$HOST_$name\"", "\"$(eval echo \\$HOST_$name)\"");
     sweep.fixture.sh(&script);
     sweep.fixture.write_config();
+    // The filter is compiled by now, and every run makes the same calls.
+    sweep.warm_up();
     sweep
 }
 

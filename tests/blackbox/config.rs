@@ -8,15 +8,15 @@ use crate::harness::{Fixture, peer, peer_differs, read_lossy};
 
 /// A line of the payload's mountinfo, taken apart.
 #[derive(Debug)]
-struct Mounted {
-    options: Vec<String>,
-    optional: String,
-    fstype: String,
-    super_options: Vec<String>,
+pub(crate) struct Mounted {
+    pub(crate) options: Vec<String>,
+    pub(crate) optional: String,
+    pub(crate) fstype: String,
+    pub(crate) super_options: Vec<String>,
 }
 
 /// The topmost mount at a path, from the text of mountinfo.
-fn mounted(mountinfo: &str, path: &str) -> Option<Mounted> {
+pub(crate) fn mounted(mountinfo: &str, path: &str) -> Option<Mounted> {
     let line = mountinfo
         .lines()
         .rfind(|line| line.split(' ').nth(4) == Some(path))?;
@@ -33,7 +33,7 @@ fn mounted(mountinfo: &str, path: &str) -> Option<Mounted> {
 }
 
 /// Runs the bundle with one more mount at /mnt/at, and gives what is mounted there.
-fn run_with_mount(mount: Value) -> Mounted {
+pub(crate) fn run_with_mount(mount: Value) -> Mounted {
     let mut fixture = Fixture::with_own_root();
     let mut mount = mount;
     mount["destination"] = "/mnt/at".into();
@@ -42,7 +42,7 @@ fn run_with_mount(mount: Value) -> Mounted {
     mounted(&mountinfo, "/mnt/at").unwrap_or_else(|| panic!("not mounted: {mountinfo}"))
 }
 
-fn has(options: &[String], wanted: &[&str]) -> bool {
+pub(crate) fn has(options: &[String], wanted: &[&str]) -> bool {
     wanted
         .iter()
         .all(|option| options.iter().any(|have| have == option))

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::harness::{Fixture, lodger_only, peer_differs};
+use crate::weak::{Outcome, held_by, without};
 
 /// A profile that nobody has loaded.
 const PROFILE: &str = "lodger-test-no-such-profile";
@@ -124,4 +125,64 @@ fn exec_with_a_label_of_selinux_that_cannot_be_had_is_an_error() {
     let label = "a_u:a_r:lodger_test_no_such_t:s0";
     let ran = fixture.bare(&["exec", "--process-label", label, "c", "/bin/echo", "ran"]);
     ran.fails(255, "/process/selinuxLabel");
+}
+
+/// A root filesystem whose /proc is its own, with files in the place of the kernel's.
+fn with_a_feigned_proc() -> Fixture {
+    let mut fixture = Fixture::with_own_root();
+    fixture.unmount("/proc");
+    let attributes = fixture.rootfs().join("proc/thread-self/attr");
+    fs::create_dir_all(attributes.join("apparmor")).unwrap();
+    for name in ["exec", "keycreate", "apparmor/exec"] {
+        fs::write(attributes.join(name), "").unwrap();
+    }
+    fixture.sh("echo ran");
+    fixture
+}
+
+/// A label that goes to a file of the image is a program that runs without one, and nobody knows.
+fn assert_the_label_is_the_kernels(attack: impl Fn() -> Outcome) {
+    held_by(&["KnownModules", "OwnProcfs"], &attack);
+    // The kernel itself is asked also where the host is not known to lack the module.
+    let asked = without(&["KnownModules"], attack);
+    let refused = "cannot write `/proc/thread-self/attr/";
+    assert!(
+        matches!(&asked, Outcome::Held(told) if told.contains(refused)),
+        "{asked:?}"
+    );
+}
+
+/// Whether the program ran.
+fn ran(ran: crate::harness::Ran) -> Outcome {
+    Outcome::of((ran.out == "ran\n").then(|| ran.out.clone()), ran.err)
+}
+
+#[test]
+fn cve_2019_16884_a_label_is_not_written_to_a_feigned_proc() {
+    lodger_only!("switching defences off");
+    for (property, label) in [
+        ("selinuxLabel", "a_u:a_r:lodger_test_no_such_t:s0"),
+        ("apparmorProfile", PROFILE),
+    ] {
+        assert_the_label_is_the_kernels(|| {
+            let mut fixture = with_a_feigned_proc();
+            fixture.config["process"][property] = json!(label);
+            ran(fixture.run())
+        });
+    }
+}
+
+#[test]
+fn cve_2019_16884_exec_writes_no_label_to_a_feigned_proc() {
+    lodger_only!("switching defences off");
+    for (option, label) in [
+        ("--process-label", "a_u:a_r:lodger_test_no_such_t:s0"),
+        ("--apparmor", PROFILE),
+    ] {
+        assert_the_label_is_the_kernels(|| {
+            let mut fixture = with_a_feigned_proc();
+            fixture.sleeping("c");
+            ran(fixture.bare(&["exec", option, label, "c", "/bin/echo", "ran"]))
+        });
+    }
 }

@@ -47,6 +47,12 @@ impl Sweep {
         }
     }
 
+    /// Runs the container once, and takes what is kept of that (compiled filters) for what there was before.
+    pub(crate) fn warm_up(&mut self) {
+        self.fixture.bare(&["run", "c"]).ok();
+        self.before = leavings(&self.fixture);
+    }
+
     pub(crate) fn pid_file(&self) -> String {
         self.fixture.path("pids/c").to_str().unwrap().to_owned()
     }

@@ -15,7 +15,10 @@ static HOST: LazyLock<HostFacts> = LazyLock::new(|| {
     serde_json::from_str(include_str!("../../plans/03-template/host.json")).unwrap()
 });
 
-const REFUSED: [&str; 4] = ["idmap", "ridmap", "tmpcopyup", "remount"];
+/// Without a user namespace in the config, or maps of the mount's own, there is nothing to map ids with.
+const REFUSED: [&str; 2] = ["idmap", "ridmap"];
+/// What changes the kind of mount.
+const KIND: [&str; 2] = ["tmpcopyup", "remount"];
 const LOST: [&str; 3] = ["mand", "iversion", "silent"];
 /// Superblock flags and what takes them back.
 const FLAGS: [(&str, &str); 3] = [
@@ -60,7 +63,9 @@ fn check(options: &[&str], bind: bool, kind: &str) {
         .iter()
         .any(|o| REFUSED.contains(o) || o.contains('\0'));
     let data = data(options);
-    let possible = !refused && !(bind && !data.is_empty());
+    let has = |name| options.contains(&name);
+    let new = !bind && !has("remount");
+    let possible = !refused && !(bind && !data.is_empty()) && (new || !has("tmpcopyup"));
     match plan(options, kind) {
         Ok(plan) => {
             assert!(possible, "{options:?} went through");
@@ -104,6 +109,7 @@ fn known(option: &str) -> bool {
         || option.strip_prefix('r').is_some_and(plain)
         || flag
         || LOST.contains(&option)
+        || KIND.contains(&option)
         || REFUSED.contains(&option)
         || option == "defaults"
 }
@@ -136,12 +142,18 @@ fn check_mount(mount: &Mount, options: &[&str], bind: bool) {
     });
     let planned = mount.propagation.iter().map(|p| (p.kind, p.recursive));
     assert!(asked.eq(planned), "{options:?}: {:?}", mount.propagation);
+    let remount = options.contains(&"remount");
+    assert_eq!(mount.copy_up, options.contains(&"tmpcopyup"));
+    assert_eq!(mount.id_map, None);
     match &mount.source {
         MountSource::Bind { recursive, .. } => {
-            assert!(bind);
+            assert!(bind && !remount);
             assert_eq!(*recursive, options.contains(&"rbind"));
         }
-        MountSource::Filesystem { flags, .. } => {
+        MountSource::Overlay { .. } => panic!("{options:?} make an overlay"),
+        MountSource::Present { flags, .. } if bind => assert!(remount && flags.is_empty()),
+        MountSource::Filesystem { flags, .. } | MountSource::Present { flags, .. } => {
+            assert_eq!(remount, matches!(mount.source, MountSource::Present { .. }));
             assert!(!bind);
             for (set, clear) in FLAGS {
                 let last = options
@@ -214,7 +226,9 @@ fn check_notes(plan: &Plan, options: &[&str], bind: bool) {
 }
 
 fn check_data(plan: &Plan, asked: &[String]) {
-    let MountSource::Filesystem { options, .. } = &plan.mounts[0].source else {
+    let (MountSource::Filesystem { options, .. } | MountSource::Present { options, .. }) =
+        &plan.mounts[0].source
+    else {
         return;
     };
     let left_out = |note: &&Note| note.reason.contains("is not mapped");

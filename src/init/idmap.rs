@@ -1,0 +1,59 @@
+//! The user namespace that tells the kernel the id map of a mount: a child is made in one for as long as that takes.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use crate::error::{Doing, Error, Result};
+use crate::plan::MountIdMap;
+use crate::plan::idmap::map_text;
+use crate::sys;
+use crate::sys::process::Cloned;
+use crate::userns;
+
+/// A user namespace beneath this process's with the maps of `map`. It lives as long as its fd, or a mount that has it.
+pub(super) fn namespace(map: &MountIdMap) -> Result<OwnedFd> {
+    let what = || "cannot make a user namespace for its id map".to_owned();
+    let (ours, theirs) = sys::socket::pair().doing(what)?;
+    match sys::process::clone(sys::ns::flag::USER) {
+        Ok(Cloned::Child) => {
+            drop(ours);
+            wait_to_be_mapped(&theirs)
+        }
+        Ok(Cloned::Parent(child)) => {
+            drop(theirs);
+            let namespace = write_maps(&ours, map);
+            // It ends when it is hung up on.
+            drop(ours);
+            sys::process::wait(&child).doing(what)?;
+            namespace
+        }
+        Err(cause) => Err(userns::explain_refusal(cause)),
+    }
+}
+
+/// In the child: hands over its own directory of /proc, by which it is found in whatever pid namespace that is of, and
+/// waits.
+fn wait_to_be_mapped(line: &OwnedFd) -> ! {
+    let handed = sys::cred::set_dumpable(true)
+        .and_then(|()| sys::mount::open_path(Path::new("/proc/self")))
+        .and_then(|directory| {
+            sys::socket::send_with(line, b"here", std::os::fd::AsFd::as_fd(&directory))
+        })
+        .and_then(|()| sys::socket::receive(line));
+    sys::process::exit_now(i32::from(handed.is_err()))
+}
+
+fn write_maps(line: &OwnedFd, map: &MountIdMap) -> Result<OwnedFd> {
+    let what = || "cannot write its id map".to_owned();
+    let packet = sys::socket::receive(line).doing(what)?;
+    let directory = packet.and_then(|packet| packet.fd).ok_or_else(|| {
+        Error::new(what())
+            .because("its process could not find itself in /proc")
+            .hint("a procfs must be mounted on the host's /proc")
+    })?;
+    for (name, lines) in [("uid_map", &map.uids), ("gid_map", &map.gids)] {
+        let text = map_text(lines);
+        sys::path::write_existing_at(&directory, Path::new(name), text.as_bytes()).doing(what)?;
+    }
+    sys::path::open_magic_at(&directory, Path::new("ns/user")).doing(what)
+}
