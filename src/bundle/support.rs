@@ -1,24 +1,11 @@
-//! What the specification knows and this program does not do yet: refused, never ignored.
+//! What the specification knows and this program does not do: refused, never ignored.
 //!
-//! A feature is taken from these tables when it is built. Values that ask for nothing (null, false, "", [], {}) pass.
+//! Values that ask for nothing (null, false, "", [], {}) pass.
 
 use serde_json::Value;
 
-use super::Problem;
 use super::raw::visit;
-
-/// Properties that are refused; `*` stands for any array element or object member.
-const REFUSED: &[&str] = &[
-    "/linux/cgroupsPath",
-    "/linux/resources/memory",
-    "/linux/resources/cpu",
-    "/linux/resources/pids",
-    "/linux/resources/blockIO",
-    "/linux/resources/hugepageLimits",
-    "/linux/resources/network",
-    "/linux/resources/rdma",
-    "/linux/resources/unified",
-];
+use super::{Problem, limits};
 
 /// Properties of other platforms.
 const FOREIGN: &[(&str, &str)] = &[
@@ -31,22 +18,9 @@ const FOREIGN: &[(&str, &str)] = &[
     ("/process/user/username", "Windows"),
 ];
 
-/// Whether the property that `pattern` names is done, and not refused; `*` stands as in the table.
-pub fn is_supported(pattern: &str) -> bool {
-    !REFUSED.contains(&pattern)
-}
-
 /// Takes from `config` what is in the tables, and lists what of it asked for something.
 pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for pattern in REFUSED {
-        visit(config, pattern, &mut |pointer, value| {
-            if asks(value) {
-                problems.push(Problem::new(pointer, "not supported yet"));
-            }
-            *value = Value::Null;
-        });
-    }
     for (pattern, platform) in FOREIGN {
         visit(config, pattern, &mut |pointer, value| {
             if asks(value) {
@@ -58,11 +32,12 @@ pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
             *value = Value::Null;
         });
     }
+    problems.extend(limits::problems(config));
     problems
 }
 
 /// Whether `value` asks for anything.
-fn asks(value: &Value) -> bool {
+pub(super) fn asks(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(value) => *value,

@@ -208,8 +208,9 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "/linux/resources",
-        r#"{"memory": {"limit": 0}}"#,
-        "/linux/resources/memory: not supported yet",
+        r#"{"memory": {"limit": 1}}"#,
+        "/linux/resources/memory/limit: not supported yet: lodger makes no cgroup that could have a limit; \
+         leave out --memory and its like",
     ),
     (
         "/process",
@@ -365,10 +366,10 @@ fn what_asks_for_nothing_or_is_unknown_passes() {
         ),
         ("/process/consoleSize", json!({"height": 24, "width": 80})),
         ("/linux/devices", json!([])),
-        ("/linux/cgroupsPath", json!("")),
+        ("/linux/cgroupsPath", json!("user.slice:libpod:x")),
         (
             "/linux/resources",
-            json!({"cpu": {}, "memory": {"limit": null}, "newKind": {"x": 1}}),
+            json!({"cpu": {}, "memory": {"limit": null}, "newKind": {"x": 1}, "blockIO": {"weight": 0}}),
         ),
         ("/linux/seccomp", json!(null)),
         ("/linux/rootfsPropagation", json!("")),

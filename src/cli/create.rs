@@ -194,6 +194,9 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     }
     facts.learn(&bundle.spec);
     let mut plan = Plan::compute(&bundle, &facts).map_err(|p| super::spec::problems(&p))?;
+    if let Some(option) = global.asks_for_cgroup() {
+        note_no_cgroup(option, &mut plan);
+    }
     if common.no_pivot {
         plan.notes.push(without_pivot(&plan)?);
     }
@@ -291,6 +294,14 @@ fn agent(plan: &Plan, until: Until) -> Result<Option<Agent>> {
 pub(super) fn could_unmount_root(process: &Process) -> bool {
     let admin = CapabilitySet::number("CAP_SYS_ADMIN");
     admin.is_some_and(|number| process.capabilities.bounding.has(number))
+}
+
+/// Tells what becomes of an option that asks for a cgroup, where the config has not been told so already.
+fn note_no_cgroup(option: &str, plan: &mut Plan) {
+    let note = plan::cgroup::stays(format!("no cgroup is made for {option}"));
+    if plan.notes.iter().all(|n| n.property != note.property) {
+        plan.notes.push(note);
+    }
 }
 
 /// The note on a root that was not pivoted, or why it cannot be done.

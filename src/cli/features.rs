@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::{SPEC_VERSION, print};
-use crate::bundle::{is_supported, seccomp};
+use crate::bundle::{is_limit, seccomp};
 use crate::error::{Error, Result};
 use crate::plan;
 
@@ -37,14 +37,10 @@ pub(crate) fn features(_: &Args) -> Result<u8> {
 }
 
 fn document() -> Value {
-    let hooks: Vec<&str> = HOOKS
-        .into_iter()
-        .filter(|name| is_supported(&format!("/hooks/{name}")))
-        .collect();
     json!({
         "ociVersionMin": OLDEST_SPEC,
         "ociVersionMax": SPEC_VERSION,
-        "hooks": hooks,
+        "hooks": HOOKS,
         "mountOptions": plan::mount_options(),
         "linux": linux(),
         "annotations": {
@@ -56,7 +52,7 @@ fn document() -> Value {
 }
 
 fn linux() -> Value {
-    let cgroups = is_supported("/linux/cgroupsPath");
+    let cgroups = !is_limit("/linux/resources/pids");
     json!({
         "namespaces": plan::NAMESPACES,
         "capabilities": plan::CapabilitySet(u64::MAX).names().collect::<Vec<_>>(),
@@ -65,10 +61,10 @@ fn linux() -> Value {
             "v2": cgroups,
             "systemd": false,
             "systemdUser": false,
-            "rdma": is_supported("/linux/resources/rdma"),
+            "rdma": !is_limit("/linux/resources/rdma"),
         },
         "seccomp": {
-            "enabled": is_supported("/linux/seccomp"),
+            "enabled": true,
             "actions": seccomp::ACTIONS,
             "operators": seccomp::OPERATORS,
             "archs": seccomp::ARCHITECTURES,
@@ -82,8 +78,8 @@ fn linux() -> Value {
             "modes": plan::MEMORY_POLICY_MODES,
             "flags": plan::MEMORY_POLICY_FLAGS,
         },
-        "mountExtensions": { "idmap": { "enabled": is_supported("/mounts/*/uidMappings") } },
-        "netDevices": { "enabled": is_supported("/linux/netDevices") },
+        "mountExtensions": { "idmap": { "enabled": true } },
+        "netDevices": { "enabled": true },
     })
 }
 
@@ -95,12 +91,11 @@ mod tests {
     fn what_is_refused_is_not_promised() {
         let document = document();
         for (pointer, feature) in [
-            ("/linux/seccomp", "/linux/seccomp/enabled"),
-            ("/linux/netDevices", "/linux/netDevices/enabled"),
-            ("/linux/cgroupsPath", "/linux/cgroup/v2"),
+            ("/linux/resources/rdma", "/linux/cgroup/rdma"),
+            ("/linux/resources/pids", "/linux/cgroup/v2"),
         ] {
             let told = document.pointer(feature).and_then(Value::as_bool);
-            assert_eq!(told, Some(is_supported(pointer)), "{feature}");
+            assert_eq!(told, Some(!is_limit(pointer)), "{feature}");
         }
     }
 

@@ -26,10 +26,10 @@ pub(crate) struct Global {
     /// Print what is being done: --log-level debug
     #[arg(long)]
     pub(crate) debug: bool,
-    /// Who makes cgroups: `disabled`, as lodger makes none yet
-    #[arg(long, value_name = "MANAGER", default_value = "disabled")]
-    cgroup_manager: CgroupManager,
-    /// Refused until there are cgroups
+    /// Who makes cgroups [default: disabled]. Taken because engines give it: none is made yet, and a note says so
+    #[arg(long, value_name = "MANAGER")]
+    cgroup_manager: Option<CgroupManager>,
+    /// As --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
     /// Taken because engines give it: true or auto, as lodger always is
@@ -39,9 +39,9 @@ pub(crate) struct Global {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum CgroupManager {
-    /// Refused until there are cgroups
+    /// The runtime itself
     Cgroupfs,
-    /// Refused until there are cgroups
+    /// The caller's systemd
     Systemd,
     /// None is made: a container stays in the cgroup of its caller
     Disabled,
@@ -58,26 +58,22 @@ impl Global {
         }
     }
 
+    /// The option that asks for a cgroup, if there is one.
+    pub(super) fn asks_for_cgroup(&self) -> Option<&'static str> {
+        match self.cgroup_manager {
+            _ if self.systemd_cgroup => Some("--systemd-cgroup"),
+            Some(CgroupManager::Cgroupfs) => Some("--cgroup-manager cgroupfs"),
+            Some(CgroupManager::Systemd) => Some("--cgroup-manager systemd"),
+            Some(CgroupManager::Disabled) | None => None,
+        }
+    }
+
     /// Refuses what cannot be, and makes the state directory's path absolute.
     pub(super) fn check(&mut self) -> Result<()> {
-        if self.systemd_cgroup {
-            return Err(no_cgroups("--systemd-cgroup"));
-        }
-        match self.cgroup_manager {
-            CgroupManager::Cgroupfs => return Err(no_cgroups("--cgroup-manager cgroupfs")),
-            CgroupManager::Systemd => return Err(no_cgroups("--cgroup-manager systemd")),
-            CgroupManager::Disabled => {}
-        }
         check_rootless(&self.rootless)?;
         self.root = self.root.take().map(state_root).transpose()?;
         Ok(())
     }
-}
-
-fn no_cgroups(flag: &str) -> Error {
-    Error::new(format!("cannot do what {flag} asks for"))
-        .because("cgroups are not supported yet")
-        .hint("leave it out, or give --cgroup-manager disabled: containers stay in the cgroup of their caller")
 }
 
 /// The words for yes and no are those of Go's strconv.ParseBool, which runc uses.

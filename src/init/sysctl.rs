@@ -11,8 +11,8 @@ use crate::plan::Sysctl;
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
-/// Writes every parameter: the one of `root` is used only where the defence is off. The procfs is our own, detached instance: what the config mounts over /proc cannot
-/// redirect a write (CVE-2025-52881).
+/// Writes every parameter. What the config mounts over /proc cannot redirect a write (CVE-2025-52881): the procfs is our own,
+/// detached instance, or the host's where the pid namespace is. That of `root` is used only where the defence is off.
 pub(super) fn write_all(parameters: &[Sysctl], root: &RootDir) -> Result<()> {
     if parameters.is_empty() {
         return Ok(());
@@ -20,7 +20,7 @@ pub(super) fn write_all(parameters: &[Sysctl], root: &RootDir) -> Result<()> {
     let proc = own_procfs(root)
         .doing(|| "cannot make a procfs to set /linux/sysctl".to_owned())
         .map_err(|e| {
-            e.hint("this needs an own pid namespace, and a host /proc without mounts over it")
+            e.hint("this needs a host /proc without mounts over it, or at least over /proc/sys")
         })?;
     for parameter in parameters {
         write(&proc, parameter)
@@ -34,7 +34,14 @@ fn own_procfs(root: &RootDir) -> sys::Result<OwnedFd> {
     if !is_on(Defence::OwnProcfs) {
         return root.open(Path::new("/proc"), Links::InRoot);
     }
-    sys::mount::FsContext::open("proc")?.mount(0)
+    let own = sys::mount::FsContext::open("proc").and_then(|proc| proc.mount(0));
+    match own {
+        // The pid namespace is not ours to make one for. Which parameters are behind it is the writer's namespaces' to say.
+        Err(refused) if refused.is(nix::libc::EPERM) => {
+            sys::path::open_procfs(Path::new("/proc")).map_err(|_| refused)
+        }
+        own => own,
+    }
 }
 
 fn write(proc: &OwnedFd, parameter: &Sysctl) -> sys::Result<()> {

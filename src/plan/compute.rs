@@ -11,7 +11,7 @@ use super::net_devices::net_devices;
 use super::time_offsets::time_offsets;
 use super::{
     Hooks, IdMapping, Ids, Namespace, Note, Plan, Propagation, PropagationKind, Role, Root,
-    UserNamespace, annotations, attributes, devices, labels, process, resctrl, sysctl,
+    UserNamespace, annotations, attributes, cgroup, devices, labels, process, resctrl, sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
 use crate::host::HostFacts;
@@ -72,6 +72,7 @@ impl Plan {
         let process = plan_process(spec, ids, &mut notes, &mut problems);
         let seccomp = super::seccomp(linux, &mut notes);
         note_resources(linux, &mut notes);
+        cgroup::notes(linux, &mut notes);
         resctrl::refuse(linux, facts, &mut problems);
         notes.extend(of_annotations);
         let own_dev = !mounts::has_host_dev(&mounts);

@@ -448,6 +448,7 @@ pub struct Rlimit {
 mod annotations;
 mod attributes;
 mod capability;
+pub(crate) mod cgroup;
 mod compute;
 mod devices;
 mod filesystems;

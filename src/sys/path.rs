@@ -124,6 +124,26 @@ pub fn open_magic_at(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
         .map_err(|e| Error::new("openat", format!("{path:?}, O_RDONLY"), e))
 }
 
+/// Opens the root directory of the procfs that is mounted at `path`; ENOTDIR when something else is.
+pub fn open_procfs(path: &Path) -> Result<OwnedFd> {
+    /// PROC_ROOT_INO of the kernel's proc_fs.h.
+    const ROOT_INODE: u64 = 1;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .map_err(|e| Error::new("openat", format!("{path:?}, O_PATH"), e))?;
+    let kind = rustix::fs::fstatfs(&fd)
+        .map_err(|e| Error::new("fstatfs", format!("{path:?}"), e))?
+        .f_type;
+    let inode = rustix::fs::fstat(&fd)
+        .map_err(|e| Error::new("fstat", format!("{path:?}"), e))?
+        .st_ino;
+    if kind == rustix::fs::PROC_SUPER_MAGIC && inode == ROOT_INODE {
+        return Ok(fd);
+    }
+    let args = format!("{path:?} /* not procfs */");
+    Err(Error::new("openat", args, libc::ENOTDIR))
+}
+
 /// Writes `content` in one write(2) to a file that exists, as the files of /proc want it.
 pub fn write_existing(path: &Path, content: &[u8]) -> Result<()> {
     write_existing_at(CWD, path, content)

@@ -258,12 +258,7 @@ fn unsupported_values() -> Vec<(&'static str, Value, &'static str)> {
         (
             "/linux/resources",
             json!({"memory": {"limit": 1_000_000}}),
-            "/linux/resources/memory",
-        ),
-        (
-            "/linux/cgroupsPath",
-            json!("/some/where"),
-            "/linux/cgroupsPath",
+            "/linux/resources/memory/limit",
         ),
         (
             "/linux/namespaces/0",

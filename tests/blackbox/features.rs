@@ -188,7 +188,11 @@ fn what_the_document_denies_is_refused_and_what_it_promises_is_not() {
             "intelRdt",
             json!({"closID": "x"}),
         ),
-        ("/linux/cgroup/v2", "cgroupsPath", json!("/x")),
+        (
+            "/linux/cgroup/v2",
+            "resources",
+            json!({"pids": {"limit": 9}}),
+        ),
     ];
     for (feature, key, value) in cases {
         let mut fixture = Fixture::new();

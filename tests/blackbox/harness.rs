@@ -74,7 +74,7 @@ pub(crate) fn runtime_binary() -> PathBuf {
     )
 }
 
-fn which(name: &str) -> PathBuf {
+pub(crate) fn which(name: &str) -> PathBuf {
     ["/usr/local/bin", "/usr/bin", "/usr/local/sbin", "/usr/sbin"]
         .iter()
         .map(|directory| Path::new(directory).join(name))

@@ -129,6 +129,14 @@ impl Pty {
         }
     }
 
+    /// Whether `text` has been on the screen; takes everything up to its end away.
+    pub(crate) fn has(&mut self, text: &str) -> bool {
+        self.look();
+        let end = self.seen.find(text).map(|at| at + text.len());
+        self.seen.drain(..end.unwrap_or(0));
+        end.is_some()
+    }
+
     /// Waits until `text` has been on the screen, and takes everything up to its end away.
     #[track_caller]
     pub(crate) fn expect(&mut self, text: &str) -> String {
