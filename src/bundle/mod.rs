@@ -19,6 +19,7 @@ mod attributes;
 mod hooks;
 mod json;
 mod limits;
+mod namespaces;
 mod raw;
 pub mod seccomp;
 mod support;

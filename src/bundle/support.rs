@@ -1,18 +1,11 @@
-//! What the specification knows and this program does not do yet: refused, never ignored.
+//! What the specification knows and this program does not do: refused, never ignored. Limits are in `limits`, the rest here.
 //!
-//! A feature is taken from these tables when it is built. Values that ask for nothing (null, false, "", [], {}) pass.
+//! Values that ask for nothing (null, false, "", [], {}) pass.
 
 use serde_json::Value;
 
 use super::raw::visit;
 use super::{Problem, limits};
-
-/// Properties that are refused; `*` stands for any array element or object member.
-const REFUSED: &[&str] = &[
-    "/linux/netDevices",
-    "/linux/timeOffsets",
-    "/linux/namespaces/*/path",
-];
 
 /// Properties of other platforms.
 const FOREIGN: &[(&str, &str)] = &[
@@ -25,22 +18,14 @@ const FOREIGN: &[(&str, &str)] = &[
     ("/process/user/username", "Windows"),
 ];
 
-/// Whether the property that `pattern` names is done, and not refused; `*` stands as in the table.
+/// Whether the property that `pattern` names is done, and not refused; `*` stands for any array element or object member.
 pub fn is_supported(pattern: &str) -> bool {
-    !REFUSED.contains(&pattern) && !limits::is_limit(pattern)
+    !limits::is_limit(pattern)
 }
 
-/// Takes from `config` what is in the tables, and lists what of it asked for something.
+/// Takes from `config` what is for other platforms, and lists what of it, or of limits, asked for something.
 pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for pattern in REFUSED {
-        visit(config, pattern, &mut |pointer, value| {
-            if asks(value) {
-                problems.push(Problem::new(pointer, "not supported yet"));
-            }
-            *value = Value::Null;
-        });
-    }
     for (pattern, platform) in FOREIGN {
         visit(config, pattern, &mut |pointer, value| {
             if asks(value) {

@@ -236,6 +236,7 @@ fn linux(linux: &Linux, problems: &mut Problems) {
     if let Some(seccomp) = linux.seccomp() {
         problems.0.extend(super::seccomp::check(seccomp));
     }
+    problems.0.extend(super::namespaces::check(linux));
     let lists = [
         ("maskedPaths", linux.masked_paths()),
         ("readonlyPaths", linux.readonly_paths()),

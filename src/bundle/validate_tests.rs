@@ -178,8 +178,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "/linux/namespaces/-",
-        r#"{"type": "time", "path": "/x"}"#,
-        "/linux/namespaces/6/path: not supported yet",
+        r#"{"type": "time", "path": "x"}"#,
+        "/linux/namespaces/6/path: must be an absolute path",
     ),
     (
         "/linux/rootfsPropagation",
@@ -198,8 +198,13 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "/linux/netDevices",
-        r#"{"eth0": {}}"#,
-        "/linux/netDevices: not supported yet",
+        r#"{"eth0": {"name": "a name"}}"#,
+        "/linux/netDevices/eth0/name: is not the name of a network device: it may have no \"/\", \":\", \"%\" or space, but for one \"%d\" in the new name",
+    ),
+    (
+        "/linux/timeOffsets",
+        r#"{"boottime": {"secs": 1}}"#,
+        "/linux/timeOffsets: needs a new namespace of type \"time\" in /linux/namespaces",
     ),
     (
         "/linux/resources",

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use super::exit_file::ExitFile;
 use super::io::{Front, Io};
 use super::{Global, protect};
-use crate::bundle::{Bundle, may_have_hooks};
 use crate::error::{Doing, Error, Result};
-use crate::host::HostFacts;
+use crate::host::{HostFacts, Joinable};
 use crate::init::Manner;
 use crate::log::Log;
 use crate::plan::{self, CapabilitySet, Note, Plan, Process, Seccomp};
@@ -54,6 +53,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     common: Common,
     /// Return once the program runs
+    ///
+    /// With NOTIFY_SOCKET in the environment: once the program has said that it is ready (sd_notify(3)), or has ended.
     #[arg(short, long)]
     detach: bool,
     /// Keep the state once the container has ended, until `delete`
@@ -175,15 +176,19 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let mut facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
-    let (directory, config) = super::spec::read_bundle(&common.bundle, common.config.as_deref())?;
+    let config = super::spec::read_config(&common.bundle, common.config.as_deref())?;
     // Hooks are run by one who has stayed where the caller is.
-    let runner = may_have_hooks(&config).then(Runner::begin).transpose()?;
-    // The helpers work while the config is parsed.
+    let runner = config.may_have_hooks().then(Runner::begin).transpose()?;
+    let early = config.parse_if_it_joins(&mut facts)?;
+    let joinable = early.as_ref().map(|(_, joinable)| joinable);
     let outer = plan::idmap::outer(&facts);
     tracing::debug!(state = ?store.path(), ?outer, "entering the outer user namespace");
-    let entering = userns::begin(&outer, &store)?;
-    let mut bundle =
-        Bundle::parse(directory, config).map_err(|error| super::spec::explain(&error))?;
+    let entering = userns::begin(&outer, &store, joinable.unwrap_or(&Joinable::default()))?;
+    // The helpers work while the config is parsed.
+    let (mut bundle, joinable) = match early {
+        Some(early) => early,
+        None => (config.parse()?, Joinable::default()),
+    };
     if common.tty {
         bundle.give_terminal();
     }
@@ -220,6 +225,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let creation = Creation {
         bundle: &bundle,
         plan: &plan,
+        joinable: &joinable,
         manner,
         owner: facts
             .user_name
@@ -315,7 +321,9 @@ fn without_pivot(plan: &Plan) -> Result<Note> {
 /// Removes the state of a container that could not be made; a second failure is part of the one error.
 fn undone(store: &Store, entry: &Entry, after: Option<After>, error: Error) -> Error {
     let error = error.within(format!("cannot create container {:?}", entry.id()));
-    let error = match store.remove(entry) {
+    // A hook may fail once the program runs.
+    let ended = super::delete::end_others(entry);
+    let error = match ended.and_then(|()| store.remove(entry)) {
         Ok(()) => error,
         Err(left) => error.hint(left.message()),
     };

@@ -9,7 +9,6 @@ use crate::plan::Note;
 use crate::spawn::Poststop;
 use crate::state::{Entry, Members, Record, Status, Store};
 use crate::sys;
-use crate::sys::ns::flag;
 
 /// How long a killed process may take to be gone, in milliseconds.
 const PATIENCE: i32 = 10_000;
@@ -17,7 +16,8 @@ const PATIENCE: i32 = 10_000;
 /// Remove a container that has stopped
 ///
 /// A container that was created and never started is ended first, and so are processes that outlived the first one in
-/// the host's pid namespace. The bundle and its root filesystem stay as they are.
+/// the host's pid namespace. The bundle and its root filesystem stay as they are. In the end the poststop hooks run; one that
+/// fails is a note.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -103,7 +103,7 @@ fn end(entry: &Entry, record: Option<&Record>, force: bool, notes: &mut Vec<Note
             .hint(format!("`lodger delete -f {}` kills it first", entry.id())));
     }
     // The kernel ends a pid namespace with its first process.
-    if record.namespaces & flag::PID != 0 {
+    if record.ends_with_first() {
         return end_first(record);
     }
     end_all(record, force, notes)
@@ -140,9 +140,10 @@ pub(super) fn destroyed(store: &Store, entry: &Entry, record: &Record, error: Er
         .fold(error, |error, note| error.hint(note.reason))
 }
 
-/// Ends what the first process of a foreground container has left in the host's pid namespace.
+/// Ends what the first process of a container, which has ended, has left in the host's pid namespace.
 pub(super) fn end_others(entry: &Entry) -> Result<()> {
     match entry.record()? {
+        Some(record) if record.ends_with_first() => Ok(()),
         Some(record) => Members::of(&record)?
             .signal(nix::libc::SIGKILL)
             .map(|_| ())

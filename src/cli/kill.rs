@@ -4,7 +4,6 @@ use super::{Global, select, signal};
 use crate::error::{Doing, Error, Result};
 use crate::state::{Members, Record, Store};
 use crate::sys;
-use crate::sys::ns::flag;
 
 /// Send a signal to a container
 ///
@@ -54,7 +53,7 @@ pub(crate) fn kill(global: &Global, args: &Args) -> Result<u8> {
 fn one(global: &Global, id: &str, number: i32, all: bool, stopped_too: bool) -> Result<()> {
     let entry = Store::find_in(global.root.as_deref(), id)?;
     let record = entry.existing_record()?;
-    let outlives_first = record.namespaces & flag::PID == 0;
+    let outlives_first = !record.ends_with_first();
     let sent = if all || (number == nix::libc::SIGKILL && outlives_first) {
         Members::of(&record)?.signal(number)? > 0
     } else {

@@ -63,6 +63,8 @@ mod tests {
             last_capability: 40,
             limits: BTreeMap::new(),
             details: crate::host::Details::default(),
+            namespaces: Vec::new(),
+            network: None,
         }
     }
 

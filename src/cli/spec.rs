@@ -7,7 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use super::print;
 use crate::bundle::{self, Bundle, BundleError, Problem, rootless_template, template};
 use crate::error::{Doing, Error, Result, printable_json};
-use crate::host::HostFacts;
+use crate::host::{self, HostFacts, Joinable};
 use crate::plan::Plan;
 use crate::sys;
 
@@ -76,8 +76,11 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 /// Does what `plan` asks.
 pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
     let mut facts = HostFacts::probe();
-    let (directory, config) = read_bundle(&args.bundle, None)?;
-    let bundle = Bundle::parse(directory, config).map_err(|error| explain(&error))?;
+    let config = read_config(&args.bundle, None)?;
+    let bundle = match config.parse_if_it_joins(&mut facts)? {
+        Some((bundle, _)) => bundle,
+        None => config.parse()?,
+    };
     facts.learn(&bundle.spec);
     let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
     // It fails where `run` would.
@@ -88,15 +91,54 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// The directory of the bundle at `path`, which may be relative to the working directory, and the text of its config.json,
-/// or of `config` in place of it.
-pub(super) fn read_bundle(path: &Path, config: Option<&Path>) -> Result<(PathBuf, Vec<u8>)> {
+/// The text of a config.json, and the bundle that it is of.
+pub(super) struct Config {
+    directory: PathBuf,
+    text: Vec<u8>,
+}
+
+/// Reads the config of the bundle at `path`, which may be relative to the working directory; `file` is read in place of
+/// its config.json.
+pub(super) fn read_config(path: &Path, file: Option<&Path>) -> Result<Config> {
     let directory = std::fs::canonicalize(path)
         .map_err(|error| Error::new(format!("cannot find the bundle {path:?}")).because(error))?;
-    let usual = || directory.join("config.json");
-    let config = bundle::read(&config.map_or_else(usual, Path::to_owned));
-    let config = config.map_err(|error| explain(&error))?;
-    Ok((directory, config))
+    let usual = directory.join("config.json");
+    let text = bundle::read(file.unwrap_or(&usual)).map_err(|error| explain(&error))?;
+    Ok(Config { directory, text })
+}
+
+impl Config {
+    /// Whether it may have hooks; seen without parsing it.
+    pub(super) fn may_have_hooks(&self) -> bool {
+        bundle::may_have_hooks(&self.text)
+    }
+
+    /// The bundle.
+    pub(super) fn parse(self) -> Result<Bundle> {
+        Bundle::parse(self.directory, self.text).map_err(|error| explain(&error))
+    }
+
+    /// The bundle, with what else has to be looked at before this process goes into another user namespace: namespaces that
+    /// it names by path, and network devices. `None`: it names none.
+    pub(super) fn parse_if_it_joins(
+        &self,
+        facts: &mut HostFacts,
+    ) -> Result<Option<(Bundle, Joinable)>> {
+        if !host::may_join(&self.text) {
+            return Ok(None);
+        }
+        let bundle = Bundle::parse(self.directory.clone(), self.text.clone())
+            .map_err(|error| explain(&error))?;
+        let linux = bundle.spec.linux().as_ref();
+        let namespaces = linux.and_then(|l| l.namespaces().as_deref());
+        let joinable = Joinable::look(namespaces.unwrap_or_default(), facts);
+        facts.namespaces = joinable.readings();
+        let devices = linux.and_then(|l| l.net_devices().as_ref());
+        if let Some(devices) = devices.filter(|devices| !devices.is_empty()) {
+            facts.network = Some(host::net_devices(devices.keys(), facts));
+        }
+        Ok(Some((bundle, joinable)))
+    }
 }
 
 /// The error of a bundle that cannot be used.

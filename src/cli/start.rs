@@ -3,13 +3,16 @@
 use super::Global;
 use crate::error::{Error, Result};
 use crate::log::Log;
+use crate::spawn::hook::Told;
 use crate::spawn::notify::{self, Notifier};
 use crate::spawn::{NotStarted, Runner};
 use crate::state::{Entry, Record, Status, Store, check_id};
 
 /// Run the program of a created container
 ///
-/// It returns once the program runs. A container is started once: when it has ended it can only be deleted.
+/// It returns once the program runs and its poststart hooks have ended. A container is started once: when it has ended it can
+/// only be deleted; one of which a hook fails is removed. With NOTIFY_SOCKET in the environment, here and at `create`, it
+/// returns once the program has said that it is ready (sd_notify(3)).
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -80,7 +83,7 @@ fn run_poststart(entry: &Entry, record: &Record) -> Result<()> {
     if record.hooks.poststart.is_empty() {
         return Ok(());
     }
-    let told = record.told(entry.id());
+    let told = Told::of(entry.id(), record);
     let state = told.text(Status::Running, Some(record.process.pid))?;
     Runner::begin()?.run(&record.hooks.poststart, &state, &record.bundle)
 }

@@ -10,14 +10,18 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 mod details;
+mod joined;
 mod mountinfo;
+mod net;
 mod probe;
 mod programs;
 mod subid;
 mod text;
 
 pub use details::{Details, Resctrl};
+pub use joined::{Found, Joinable, NamespaceReading, may_join};
 pub use mountinfo::{MountLine, Revealing, parse_mountinfo, too_revealing};
+pub use net::{NetReading, present as net_devices};
 pub use programs::run;
 pub use subid::{parse_getsubids, parse_subid};
 pub use text::{parse_id_map, parse_nsswitch, parse_passwd_name};
@@ -104,4 +108,10 @@ pub struct HostFacts {
     /// What was read for one config ([`HostFacts::learn`]).
     #[serde(default, skip_serializing_if = "Details::is_empty")]
     pub details: Details,
+    /// What is at the paths that `linux.namespaces` names. It is read only where the config names one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<NamespaceReading>,
+    /// The network namespace that the caller is in. It is read only where the config has network devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetReading>,
 }

@@ -70,6 +70,8 @@ impl HostFacts {
             limits: limits(),
             details: Details::default(),
             user_name,
+            namespaces: Vec::new(),
+            network: None,
         }
     }
 }

@@ -187,12 +187,15 @@ impl Init<'_> {
         let plan = self.plan;
         let umask = sys::cred::swap_umask(0o022);
         begin_session()?;
+        // Whoever has joined a user namespace has done so before.
+        if !matches!(plan.user_namespace, UserNamespace::Joined { .. }) {
+            // Before this process becomes undumpable: its /proc files are no longer its own then.
+            set_oom_score(&plan.process)?;
+        }
         if plan.namespaces.contains(&Namespace::Cgroup) {
             sys::ns::unshare(sys::ns::flag::CGROUP)
                 .doing(|| "cannot make a cgroup namespace".to_owned())?;
         }
-        // Before this process becomes undumpable: its /proc files are no longer its own then.
-        set_oom_score(&plan.process)?;
 
         self.enter(Stage::Sources);
         sys::mount::make_all_slave().doing(|| "cannot leave mount propagation".to_owned())?;
@@ -418,7 +421,8 @@ fn give_up_with(line: &InitEnd, failure: Failure) -> ! {
     sys::process::exit_now(1)
 }
 
-fn set_oom_score(process: &Process) -> Result<()> {
+/// Writes the oom_score_adj that the process is to have, if one is given.
+pub(crate) fn set_oom_score(process: &Process) -> Result<()> {
     let Some(score) = process.oom_score_adj else {
         return Ok(());
     };
@@ -450,14 +454,9 @@ pub fn write_oom_score(score: i32) -> Result<()> {
 /// Takes the ids of the container's root, if it has one, and keeps others from looking in.
 fn become_root(plan: &Plan) -> Result<()> {
     let what = || "cannot become the container's root".to_owned();
-    if let UserNamespace::New {
-        uid_map,
-        gid_map,
-        setgroups,
-        ..
-    } = &plan.user_namespace
-    {
-        if *setgroups && plan.process.additional_gids.is_some() && is_on(Defence::Groups) {
+    if let Some((uid_map, gid_map)) = plan.user_namespace.maps() {
+        let setgroups = plan.user_namespace.setgroups() == Some(true);
+        if setgroups && plan.process.additional_gids.is_some() && is_on(Defence::Groups) {
             sys::cred::set_groups(&[]).doing(what)?;
         }
         take_root_ids(uid_map, gid_map)?;

@@ -6,9 +6,12 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 
 use super::idmap::{self, ConfigMaps};
 use super::mounts::{self, Context, clean};
+use super::namespaces::{self, Namespaces};
+use super::net_devices::net_devices;
+use super::time_offsets::time_offsets;
 use super::{
-    Hooks, IdMapping, Ids, Note, Plan, Propagation, PropagationKind, Role, Root, UserNamespace,
-    annotations, attributes, cgroup, devices, labels, namespaces, process, resctrl, sysctl,
+    Hooks, IdMapping, Ids, Namespace, Note, Plan, Propagation, PropagationKind, Role, Root,
+    UserNamespace, annotations, attributes, cgroup, devices, labels, process, resctrl, sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
 use crate::host::HostFacts;
@@ -37,17 +40,23 @@ impl Plan {
         let spec = &bundle.spec;
         let linux = spec.linux().as_ref();
         let mut problems = Vec::new();
-        let (user_namespace, mut notes) = idmap::user_namespace(config_maps(linux), facts)?;
+        let (user_namespace, mut notes) = user_namespace(linux, facts)?;
         notes.extend(bundle.warnings.iter().map(warning));
         let mut of_annotations = Vec::new();
         let annotations = annotations::annotations(spec, &mut of_annotations);
         let keep_groups = annotations::keeps_groups(&annotations);
         let ids = ids(&user_namespace, keep_groups, facts);
-        let namespaces = namespaces::namespaces(linux, &mut notes);
+        let decided =
+            namespaces::namespaces(linux, &user_namespace, facts, &mut notes, &mut problems);
+        let owned = decided.owned();
+        name_problems(spec, &decided, &mut problems);
+        let shares_network = decided.shares(Namespace::Network);
+        let net_devices = net_devices(linux, shares_network, facts, &mut problems);
         let root = root(bundle, &mut notes);
         let context = Context {
             directory: &bundle.directory,
-            namespaces: &namespaces,
+            namespaces: &owned,
+            joined: &decided.joined,
             ids,
             user_namespace: namespaces::asks_for_user_namespace(linux),
         };
@@ -57,9 +66,9 @@ impl Plan {
         if let Some(label) = &mount_label {
             labels::label_mounts(&mut mounts, label, &mut notes);
         }
-        let new = matches!(user_namespace, UserNamespace::New { .. });
+        let new = !matches!(user_namespace, UserNamespace::Inherit);
         let parameters = linux.and_then(|l| l.sysctl().clone()).unwrap_or_default();
-        let sysctl = sysctl::sysctl(&parameters, &namespaces, new, &mut problems);
+        let sysctl = sysctl::sysctl(&parameters, &owned, &decided.joined, new, &mut problems);
         let process = plan_process(spec, ids, &mut notes, &mut problems);
         let seccomp = super::seccomp(linux, &mut notes);
         note_resources(linux, &mut notes);
@@ -86,7 +95,10 @@ impl Plan {
                 hooks: Hooks::of(spec),
                 annotations,
                 notes,
-                namespaces,
+                namespaces: decided.made,
+                joined: decided.joined,
+                time_offsets: time_offsets(linux),
+                net_devices,
                 user_namespace,
             }),
             _ => Err(problems),
@@ -94,25 +106,70 @@ impl Plan {
     }
 }
 
+impl UserNamespace {
+    /// The id maps of one that is not the caller's present one: uids, gids.
+    pub fn maps(&self) -> Option<(&[IdMapping], &[IdMapping])> {
+        match self {
+            Self::Inherit => None,
+            Self::New {
+                uid_map, gid_map, ..
+            }
+            | Self::Joined {
+                uid_map, gid_map, ..
+            } => Some((uid_map, gid_map)),
+        }
+    }
+
+    /// Whether setgroups(2) is allowed in one that is not the caller's present one.
+    pub fn setgroups(&self) -> Option<bool> {
+        match self {
+            Self::Inherit => None,
+            Self::New { setgroups, .. } | Self::Joined { setgroups, .. } => Some(*setgroups),
+        }
+    }
+}
+
+/// The user namespace to make or to join.
+fn user_namespace(
+    linux: Option<&Linux>,
+    facts: &HostFacts,
+) -> Result<(UserNamespace, Vec<Note>), Vec<Problem>> {
+    let maps = config_maps(linux);
+    let mut notes = Vec::new();
+    let joined = namespaces::joined_user(linux, [&maps.uids, &maps.gids], facts, &mut notes);
+    match joined {
+        None => idmap::user_namespace(maps, facts),
+        Some(Ok(joined)) => Ok((joined, notes)),
+        // What else cannot be joined is said along with it.
+        Some(Err(problem)) => {
+            let mut problems = namespaces::unusable(linux, facts);
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+            Err(problems)
+        }
+    }
+}
+
+/// Names that the kernel would refuse to set.
+fn name_problems(spec: &Spec, decided: &Namespaces, problems: &mut Vec<Problem>) {
+    let names = [
+        ("/hostname", spec.hostname()),
+        ("/domainname", spec.domainname()),
+    ];
+    let given = names.into_iter().filter(|(_, name)| named(name).is_some());
+    let message = namespaces::unnameable(decided);
+    problems.extend(given.filter_map(|(pointer, _)| Some(Problem::new(pointer, message?))));
+}
+
 fn ids<'a>(user_namespace: &'a UserNamespace, keep_groups: bool, facts: &'a HostFacts) -> Ids<'a> {
-    match user_namespace {
-        UserNamespace::Inherit => Ids {
-            maps: None,
-            setgroups: facts.setgroups_allowed,
-            keep_groups,
-            facts,
-        },
-        UserNamespace::New {
-            uid_map,
-            gid_map,
-            setgroups,
-            ..
-        } => Ids {
-            maps: Some((uid_map, gid_map)),
-            setgroups: *setgroups,
-            keep_groups,
-            facts,
-        },
+    Ids {
+        maps: user_namespace.maps(),
+        setgroups: user_namespace
+            .setgroups()
+            .unwrap_or(facts.setgroups_allowed),
+        keep_groups,
+        facts,
     }
 }
 

@@ -26,17 +26,20 @@ const UNREACHABLE: [(&str, &str); 3] = [
 impl Planner<'_> {
     pub(super) fn filesystem(&mut self, kind: &str) -> Option<MountSource> {
         match kind {
-            "proc" if !self.has_own(Namespace::Pid) => Some(self.stand_in("/proc", "pid")),
+            "proc" if !self.has_own(Namespace::Pid) => Some(self.stand_in("/proc", Namespace::Pid)),
             "sysfs" if !self.has_own(Namespace::Network) => {
                 self.options.recursive.set(Attribute::Ro);
-                Some(self.stand_in("/sys", "network"))
+                Some(self.stand_in("/sys", Namespace::Network))
             }
             "mqueue" if !self.has_own(Namespace::Ipc) => {
-                self.problem(
-                    "/type",
+                let message = if self.joins(Namespace::Ipc) {
+                    "message queues belong to the IPC namespace, and the one that is joined to another user namespace than \
+                     the container's: join that one too, or bind /dev/mqueue"
+                } else {
                     "message queues belong to the IPC namespace: this needs a namespace of type \"ipc\" in \
-                     /linux/namespaces, or a bind mount of /dev/mqueue",
-                );
+                     /linux/namespaces, or a bind mount of /dev/mqueue"
+                };
+                self.problem("/type", message);
                 None
             }
             "cgroup" | "cgroup2" => Some(self.cgroup(kind)),
@@ -100,7 +103,11 @@ impl Planner<'_> {
     }
 
     /// The host's own tree in place of a filesystem that only the owner of the `namespace` may mount.
-    fn stand_in(&mut self, source: &str, namespace: &str) -> MountSource {
+    fn stand_in(&mut self, source: &str, kind: Namespace) -> MountSource {
+        let namespace = match kind {
+            Namespace::Pid => "pid",
+            _ => "network",
+        };
         let fstype = self.spec.typ().clone().unwrap_or_default();
         let readonly = self.options.recursive.set.contains(&Attribute::Ro);
         let manner = if readonly { ", read-only" } else { "" };
@@ -109,7 +116,10 @@ impl Planner<'_> {
             format!(
                 "the host's {source} is bound{manner}: a new {fstype} needs a {namespace} namespace of the container's own"
             ),
-            format!("add {{\"type\": {namespace:?}}} to /linux/namespaces"),
+            match self.joins(kind) {
+                true => format!("join the user namespace that the {namespace} namespace belongs to as well"),
+                false => format!("add {{\"type\": {namespace:?}}} to /linux/namespaces"),
+            },
         );
         self.drop_filesystem_options(source);
         MountSource::Bind {

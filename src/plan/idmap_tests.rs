@@ -41,6 +41,8 @@ fn facts() -> HostFacts {
         last_capability: 40,
         limits: BTreeMap::new(),
         details: crate::host::Details::default(),
+        namespaces: Vec::new(),
+        network: None,
     }
 }
 
@@ -84,7 +86,7 @@ fn new(config: ConfigMaps, facts: &HostFacts) -> Parts {
             },
             notes,
         ) => (outer, uid_map, gid_map, setgroups, notes),
-        (UserNamespace::Inherit, _) => panic!("inherited"),
+        (other, _) => panic!("{other:?}"),
     }
 }
 

@@ -19,6 +19,15 @@ pub struct Plan {
     pub user_namespace: UserNamespace,
     /// The other namespaces to make new, in the order of [`Namespace`].
     pub namespaces: Vec<Namespace>,
+    /// The namespaces to join, besides the user namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joined: Vec<JoinedNamespace>,
+    /// Offsets of the clocks in the new time namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub time_offsets: Vec<ClockOffset>,
+    /// Network devices to move into the container's network namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub net_devices: Vec<NetDevice>,
     /// The root filesystem.
     pub root: Root,
     /// Mounts, in the order they are made.
@@ -85,6 +94,51 @@ pub enum UserNamespace {
         /// Whether setgroups(2) stays allowed. `deny` must be written where it does not.
         setgroups: bool,
     },
+    /// The one that the config names by path, with the ids it has.
+    Joined {
+        /// Which of `linux.namespaces` names it.
+        index: usize,
+        /// Its uid map. `host_id` is an id of the caller's own user namespace.
+        uid_map: Vec<IdMapping>,
+        /// Its gid map, likewise.
+        gid_map: Vec<IdMapping>,
+        /// Whether setgroups(2) is allowed in it.
+        setgroups: bool,
+    },
+}
+
+/// A namespace, other than a user namespace, that is joined (setns(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedNamespace {
+    /// What it is of.
+    pub kind: Namespace,
+    /// Which of `linux.namespaces` names it.
+    pub index: usize,
+    /// The path that names it.
+    pub path: PathBuf,
+    /// Whether it belongs to the container's user namespace, or to one made in there: else the container has no
+    /// capability over it.
+    pub owned: bool,
+}
+
+/// How far a clock of the container is ahead of the host's (time_namespaces(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockOffset {
+    /// `monotonic` or `boottime`.
+    pub clock: String,
+    /// Seconds.
+    pub secs: i64,
+    /// Nanoseconds to add, below 1,000,000,000.
+    pub nanosecs: u32,
+}
+
+/// A network device of the host that becomes the container's (config-linux.md, "Network Devices").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetDevice {
+    /// Its name on the host.
+    pub name: String,
+    /// Its name in the container; a `%d` in it becomes the first number that is free.
+    pub target: String,
 }
 
 /// The outer user namespace ("O"): an identity map of exactly the caller's own ids.
@@ -404,6 +458,7 @@ mod labels;
 mod mount_ids;
 mod mounts;
 mod namespaces;
+mod net_devices;
 pub mod notify;
 mod number_set;
 mod options;
@@ -413,6 +468,7 @@ mod resctrl;
 mod scheduling;
 mod seccomp;
 mod sysctl;
+mod time_offsets;
 
 pub use annotations::{ACTING as ACTING_ANNOTATIONS, Acting, keeps_groups};
 pub use attributes::{ProcessAttributes, Role, attributes};
@@ -420,7 +476,7 @@ pub use capability::CapabilitySet;
 pub use devices::{Asked, Device, Fifo};
 pub use hooks::{Hook, Hooks};
 pub use mount_ids::MountIdMap;
-pub use namespaces::NAMESPACES;
+pub use namespaces::{NAMESPACES, pointer as namespace_pointer};
 pub use number_set::NumberSet;
 pub use options::known as mount_options;
 pub use overlay::{Layers, joined as joined_layers};

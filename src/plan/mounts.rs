@@ -3,7 +3,10 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::options::{self, Commas, Options};
-use super::{Ids, Mount, MountIdMap, MountSource, Namespace, Note, PropagationKind, mount_ids};
+use super::{
+    Ids, JoinedNamespace, Mount, MountIdMap, MountSource, Namespace, Note, PropagationKind,
+    mount_ids,
+};
 use crate::bundle::Problem;
 use crate::sys::defence::{Defence, is_on};
 
@@ -27,8 +30,10 @@ const COVERABLE: [&str; 11] = [
 pub(super) struct Context<'a> {
     /// The bundle's directory: relative sources start here.
     pub directory: &'a Path,
-    /// The namespaces made new.
+    /// The namespaces that belong to the container's user namespace.
     pub namespaces: &'a [Namespace],
+    /// The namespaces that are joined.
+    pub joined: &'a [JoinedNamespace],
     /// The container's ids.
     pub ids: Ids<'a>,
     /// Whether the config asks for a user namespace.
@@ -291,6 +296,12 @@ impl Planner<'_> {
 
     pub(super) fn has_own(&self, namespace: Namespace) -> bool {
         self.context.namespaces.contains(&namespace)
+    }
+
+    /// Whether the namespace of this kind is one that is joined.
+    pub(super) fn joins(&self, namespace: Namespace) -> bool {
+        let mut joined = self.context.joined.iter();
+        joined.any(|joined| joined.kind == namespace)
     }
 
     pub(super) fn note(

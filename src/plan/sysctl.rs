@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use super::{Namespace, Sysctl};
+use super::{JoinedNamespace, Namespace, Sysctl};
 use crate::bundle::{Problem, pointer_token};
 use crate::sys::defence::{Defence, is_on};
 
@@ -36,17 +36,21 @@ const OWNERS: &[(&str, Owner)] = &[
 const IPC: Owner = Owner::Namespace(Namespace::Ipc, "ipc");
 
 /// Decides on every parameter, in the order of the keys.
+///
+/// `namespaces` are those that the container has power over; it may be in others, which it has joined.
 pub(super) fn sysctl(
     asked: &HashMap<String, String>,
     namespaces: &[Namespace],
+    joined: &[JoinedNamespace],
     new_user_namespace: bool,
     problems: &mut Vec<Problem>,
 ) -> Vec<Sysctl> {
     let mut keys: Vec<(&String, &String)> = asked.iter().collect();
     keys.sort();
     let mut planned = Vec::new();
+    let joined: Vec<Namespace> = joined.iter().map(|joined| joined.kind).collect();
     for (key, value) in keys {
-        match parameter(key, value, namespaces, new_user_namespace) {
+        match parameter(key, value, [namespaces, &joined], new_user_namespace) {
             Ok(parameter) => planned.push(parameter),
             Err(message) => {
                 let pointer = format!("/linux/sysctl/{}", pointer_token(key));
@@ -60,7 +64,7 @@ pub(super) fn sysctl(
 fn parameter(
     key: &str,
     value: &str,
-    namespaces: &[Namespace],
+    [namespaces, joined]: [&[Namespace]; 2],
     new_user_namespace: bool,
 ) -> Result<Sysctl, String> {
     let path = path(key);
@@ -80,9 +84,13 @@ fn parameter(
             return Err("is not a parameter of a namespace: it would change the host".to_owned());
         }
         Some(Owner::Namespace(kind, name)) if !namespaces.contains(&kind) => {
-            return Err(format!(
-                "needs a namespace of type {name:?} in /linux/namespaces"
-            ));
+            return Err(if joined.contains(&kind) {
+                format!(
+                    "the {name} namespace that is joined belongs to another user namespace than the container's: join that too"
+                )
+            } else {
+                format!("needs a namespace of type {name:?} in /linux/namespaces")
+            });
         }
         Some(Owner::User) if !new_user_namespace => {
             return Err("needs a namespace of type \"user\" in /linux/namespaces".to_owned());
@@ -156,7 +164,7 @@ mod tests {
             ".net.x",
             "net.//.x",
         ] {
-            assert!(parameter(key, "1", ALL, true).is_err(), "{key}");
+            assert!(parameter(key, "1", [ALL, &[]], true).is_err(), "{key}");
         }
     }
 
@@ -206,7 +214,7 @@ mod tests {
             ),
         ];
         for (key, namespaces, user, expected) in cases {
-            let result = parameter(key, "1", namespaces, user);
+            let result = parameter(key, "1", [namespaces, &[]], user);
             assert_eq!(result.err().as_deref(), expected, "{key}");
         }
     }

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::error::{Doing, Error, Result};
 use crate::plan::Hook;
-use crate::state::Status;
+use crate::state::{Record, Status};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::process::{Child, Cloned, Exit};
@@ -52,7 +52,17 @@ struct State<'a> {
     annotations: &'a BTreeMap<String, String>,
 }
 
-impl Told<'_> {
+impl<'a> Told<'a> {
+    /// What hooks of container `id` are told, by its record.
+    pub fn of(id: &'a str, record: &'a Record) -> Self {
+        Self {
+            oci_version: &record.oci_version,
+            id,
+            bundle: &record.bundle,
+            annotations: &record.annotations,
+        }
+    }
+
     /// The state as JSON; `pid` is the container's process as the hook numbers it, if there is one.
     pub fn text(&self, status: Status, pid: Option<i32>) -> Result<String> {
         let state = State {

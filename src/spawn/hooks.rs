@@ -185,7 +185,7 @@ impl Poststop {
 
     /// Those of container `id` with this record.
     pub fn of(id: &str, record: &Record) -> Result<Option<Self>> {
-        Self::new(&record.hooks.poststop, record.told(id))
+        Self::new(&record.hooks.poststop, Told::of(id, record))
     }
 
     /// Runs all of them: a failure is told, and hinders none (runtime.md, "Lifecycle").

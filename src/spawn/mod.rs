@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use crate::bundle::Bundle;
 use crate::error::{Doing, Error, Result};
+use crate::host::Joinable;
 use crate::init::{Init, Manner, Stage};
 use crate::plan::{Hook, Namespace, Note, Plan, UserNamespace};
 use crate::seccomp::{Agent, ContainerState};
@@ -26,8 +27,10 @@ mod handover;
 pub mod hook;
 mod hooks;
 mod host_terminal;
+mod joiner;
 pub mod line;
 mod nameless;
+mod net_devices;
 pub mod notify;
 mod relay;
 mod whole_file;
@@ -61,6 +64,8 @@ pub struct Creation<'a> {
     pub bundle: &'a Bundle,
     /// What to do.
     pub plan: &'a Plan,
+    /// The namespaces to join.
+    pub joinable: &'a Joinable,
     /// How to do it.
     pub manner: Manner,
     /// The account's name, or its uid.
@@ -142,40 +147,52 @@ impl Creation<'_> {
     pub fn make(&self, entering: Entering, agent: Option<Agent>) -> Result<Made> {
         let outer = entering.finish()?;
         let stage = SharedByte::new().doing(|| "cannot share memory with init".to_owned())?;
-        let (child, line) = self.clone_init(&stage)?;
-        match self.talk_through(&child, &line, outer, agent) {
+        let (child, line, mark) = self.clone_init(&stage)?;
+        let moved = match net_devices::move_all(&self.plan.net_devices, &child) {
+            Ok(moved) => moved,
+            Err(error) => return Err(undo(&child, error.into(), &stage)),
+        };
+        match self.talk_through(&child, &line, outer, mark, agent) {
             Ok(Heard { notes, console, .. }) => Ok(Made {
                 child,
                 notes,
                 console,
-                may_leave_others: clone_flags(self.plan) & flag::PID == 0,
+                may_leave_others: new_flags(self.plan) & flag::PID == 0,
             }),
-            Err(problem) => Err(undo(&child, problem, &stage)),
+            Err(problem) => {
+                let lost = moved.and_then(|moved| moved.give_back());
+                let error = undo(&child, problem, &stage);
+                Err(match lost {
+                    Some(lost) => error.hint(lost),
+                    None => error,
+                })
+            }
         }
     }
 
-    fn clone_init(&self, stage: &SharedByte) -> Result<(Child, RuntimeEnd)> {
+    /// Makes the process. Gives its mark as well, where this side could not look it up.
+    fn clone_init(&self, stage: &SharedByte) -> Result<(Child, RuntimeEnd, Option<NamespaceMark>)> {
         let what = || "cannot make the container's process".to_owned();
         let gate = match self.until {
             Until::Created => Some(self.entry.make_gate()?),
             Until::Foreground | Until::Detached => None,
         };
         let (runtime, line) = line::pair().doing(what)?;
-        let new = clone_flags(self.plan) & !flag::CGROUP;
-        match sys::process::clone(new) {
-            Ok(Cloned::Parent(child)) => Ok((child, runtime)),
-            Ok(Cloned::Child) => {
-                let plan = self.plan;
-                Init {
-                    plan,
-                    manner: &self.manner,
-                    line,
-                    gate,
-                    stage,
-                    told: self.told(),
-                }
-                .run()
-            }
+        let init = Init {
+            plan: self.plan,
+            manner: &self.manner,
+            line,
+            gate,
+            stage,
+            told: self.told(),
+        };
+        if joiner::is_needed(self.plan) {
+            let (child, mark) = joiner::clone(self.plan, self.joinable, init)?;
+            return Ok((child, runtime, mark));
+        }
+        match sys::process::clone(new_flags(self.plan) & !flag::CGROUP) {
+            Ok(Cloned::Parent(child)) => Ok((child, runtime, None)),
+            Ok(Cloned::Child) => init.run(),
             Err(cause) => Err(userns::explain_refusal(cause)),
         }
     }
@@ -185,6 +202,7 @@ impl Creation<'_> {
         child: &Child,
         line: &RuntimeEnd,
         outer: Option<OuterRecord>,
+        mark: Option<NamespaceMark>,
         agent: Option<Agent>,
     ) -> std::result::Result<Heard, Problem> {
         if let UserNamespace::New {
@@ -206,7 +224,10 @@ impl Creation<'_> {
             agent,
         };
         // Before init hides itself.
-        let mark = NamespaceMark::of(child.pid, clone_flags(self.plan))?;
+        let mark = match mark {
+            None => NamespaceMark::of(child.pid, new_flags(self.plan))?,
+            known => known,
+        };
         order(line, Order::Go)?;
         // While init is at work.
         self.entry.write_config(&self.bundle.config)?;
@@ -281,20 +302,13 @@ impl Creation<'_> {
         outer: Option<OuterRecord>,
         mark: Option<NamespaceMark>,
     ) -> Result<Record> {
-        let user_namespace = match &self.plan.user_namespace {
-            UserNamespace::Inherit => None,
-            UserNamespace::New {
-                uid_map,
-                gid_map,
-                setgroups,
-                ..
-            } => Some(UserNamespaceRecord {
-                uid_map: uid_map.clone(),
-                gid_map: gid_map.clone(),
-                setgroups: *setgroups,
-                outer,
-            }),
-        };
+        let user = &self.plan.user_namespace;
+        let user_namespace = user.maps().map(|(uid_map, gid_map)| UserNamespaceRecord {
+            uid_map: uid_map.to_vec(),
+            gid_map: gid_map.to_vec(),
+            setgroups: user.setgroups().unwrap_or(false),
+            outer,
+        });
         Ok(Record {
             oci_version: self.bundle.spec.version().clone(),
             process: ProcessIdentity::of(child.pid)?,
@@ -304,7 +318,8 @@ impl Creation<'_> {
             created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
             owner: self.owner.clone(),
             annotations: self.plan.annotations.clone(),
-            namespaces: clone_flags(self.plan),
+            namespaces: new_flags(self.plan) | joined_flags(self.plan),
+            joined: joined_flags(self.plan),
             keyring: self.manner.keyring.clone(),
             no_pivot: self.manner.no_pivot,
             user_namespace,
@@ -317,23 +332,39 @@ impl Creation<'_> {
     }
 }
 
-/// The `CLONE_NEW…` bits of the plan.
-fn clone_flags(plan: &Plan) -> u32 {
+/// The `CLONE_NEW…` bits of the namespaces that are made, and so the container's alone.
+fn new_flags(plan: &Plan) -> u32 {
     let user = match plan.user_namespace {
         UserNamespace::New { .. } => flag::USER,
-        UserNamespace::Inherit => 0,
+        UserNamespace::Inherit | UserNamespace::Joined { .. } => 0,
     };
-    plan.namespaces.iter().fold(user, |bits, namespace| {
-        bits | match namespace {
-            Namespace::Mount => flag::MOUNT,
-            Namespace::Pid => flag::PID,
-            Namespace::Ipc => flag::IPC,
-            Namespace::Uts => flag::UTS,
-            Namespace::Network => flag::NETWORK,
-            Namespace::Time => flag::TIME,
-            Namespace::Cgroup => flag::CGROUP,
-        }
-    })
+    plan.namespaces
+        .iter()
+        .fold(user, |bits, kind| bits | bit(*kind))
+}
+
+/// The `CLONE_NEW…` bits of the namespaces that are joined.
+fn joined_flags(plan: &Plan) -> u32 {
+    let user = match plan.user_namespace {
+        UserNamespace::Joined { .. } => flag::USER,
+        UserNamespace::Inherit | UserNamespace::New { .. } => 0,
+    };
+    plan.joined
+        .iter()
+        .fold(user, |bits, joined| bits | bit(joined.kind))
+}
+
+/// The `CLONE_NEW…` bit of a kind of namespaces.
+fn bit(kind: Namespace) -> u32 {
+    match kind {
+        Namespace::Mount => flag::MOUNT,
+        Namespace::Pid => flag::PID,
+        Namespace::Ipc => flag::IPC,
+        Namespace::Uts => flag::UTS,
+        Namespace::Network => flag::NETWORK,
+        Namespace::Time => flag::TIME,
+        Namespace::Cgroup => flag::CGROUP,
+    }
 }
 
 /// A program that was not run.

@@ -1,7 +1,7 @@
 //! The processes of a container, found without a cgroup: by a namespace that they cannot leave.
 //!
-//! That is its own user namespace, or one made in there; else its own pid namespace; else its mount namespace, which a
-//! process with CAP_SYS_ADMIN can leave. While the container's first process lives, its namespace is held open, so that
+//! That is its own pid namespace, or one made in there; else its own user namespace, likewise, which another container may
+//! have joined; else its mount namespace, which a process with CAP_SYS_ADMIN can leave. While the container's first process lives, its namespace is held open, so that
 //! nothing else gets its number. After that, only Linux 6.18 and later have a number that is never used again.
 //!
 //! A process that hides its namespaces from its own user, by running a program that it may not read, is not found.
@@ -75,8 +75,8 @@ enum Sought {
 impl Kind {
     fn of(namespaces: u32) -> Self {
         match namespaces {
-            bits if bits & flag::USER != 0 => Self::User,
             bits if bits & flag::PID != 0 => Self::Pid,
+            bits if bits & flag::USER != 0 => Self::User,
             _ => Self::Mount,
         }
     }
@@ -98,21 +98,28 @@ impl NamespaceMark {
         if namespaces & flag::PID != 0 {
             return Ok(None);
         }
+        let namespace = Kind::of(namespaces)
+            .open(pid)
+            .doing(|| "cannot tell the container's namespace".to_owned())?;
+        Self::new(&namespace).map(Some)
+    }
+
+    /// The mark that `namespace` is.
+    pub fn new(namespace: &OwnedFd) -> Result<Self> {
         let what = || "cannot tell the container's namespace".to_owned();
-        let namespace = Kind::of(namespaces).open(pid).doing(what)?;
-        let (device, inode) = sys::ns::identity(&namespace).doing(what)?;
-        Ok(Some(Self {
+        let (device, inode) = sys::ns::identity(namespace).doing(what)?;
+        Ok(Self {
             device,
             inode,
-            number: sys::ns::unique_id(&namespace),
-        }))
+            number: sys::ns::unique_id(namespace),
+        })
     }
 }
 
 impl Members {
     /// What the processes of the container of `record` have in common.
     pub fn of(record: &Record) -> Result<Self> {
-        let kind = Kind::of(record.namespaces);
+        let kind = Kind::of(record.own_namespaces());
         let range = |start, count| IdRange { start, count };
         let own = record.user_namespace.iter().flat_map(|own| &own.uid_map);
         Ok(Self {
@@ -362,9 +369,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_user_namespace_tells_most_then_the_pid_namespace() {
-        assert_eq!(Kind::of(flag::USER | flag::PID | flag::MOUNT), Kind::User);
-        assert_eq!(Kind::of(flag::PID | flag::MOUNT), Kind::Pid);
+    fn the_pid_namespace_tells_most_then_the_user_namespace() {
+        assert_eq!(Kind::of(flag::USER | flag::PID | flag::MOUNT), Kind::Pid);
+        assert_eq!(Kind::of(flag::USER | flag::MOUNT), Kind::User);
         assert_eq!(Kind::of(flag::MOUNT), Kind::Mount);
     }
 

@@ -302,11 +302,18 @@ impl Entry {
 
     /// Takes the lock unless somebody works on the container; whether it was taken.
     fn try_lock(&self) -> Result<bool> {
-        let free = |operation| match rustix::fs::flock(&self.fd, operation) {
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-            answer => answer
-                .map(|()| true)
-                .map_err(|e| self.lock_error(operation, e)),
+        let free = |operation| {
+            loop {
+                match rustix::fs::flock(&self.fd, operation) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+                    answer => {
+                        return answer
+                            .map(|()| true)
+                            .map_err(|e| self.lock_error(operation, e));
+                    }
+                }
+            }
         };
         if free(FlockOperation::NonBlockingLockExclusive)? {
             return Ok(true);

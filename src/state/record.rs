@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ProcessIdentity;
 use crate::host::IdRange;
 use crate::plan::{Hooks, IdMapping, Note, SeccompListener};
-use crate::spawn::hook::Told;
+use crate::sys::ns::flag;
 
 /// What is remembered of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +30,11 @@ pub struct Record {
     pub owner: String,
     /// The config's annotations.
     pub annotations: BTreeMap<String, String>,
-    /// Which namespaces are its own: `CLONE_NEW…` bits (sys::ns::flag), the user namespace included.
+    /// Which namespaces are not its creator's: `CLONE_NEW…` bits (sys::ns::flag), the user namespace included.
     pub namespaces: u32,
+    /// Those of them that were there before it, and that others may be in.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub joined: u32,
     /// The name of its session keyring, which `exec` joins; `None`: the caller's.
     pub keyring: Option<String>,
     /// Whether the host's root is still mounted beneath its own (`--no-pivot`).
@@ -56,15 +59,20 @@ pub struct Record {
 }
 
 impl Record {
-    /// What hooks are told of container `id`.
-    pub fn told<'a>(&'a self, id: &'a str) -> Told<'a> {
-        Told {
-            oci_version: &self.oci_version,
-            id,
-            bundle: &self.bundle,
-            annotations: &self.annotations,
-        }
+    /// Which namespaces are its own alone: `CLONE_NEW…` bits.
+    pub fn own_namespaces(&self) -> u32 {
+        self.namespaces & !self.joined
     }
+
+    /// Whether its processes end with its first one: it is that of a pid namespace (pid_namespaces(7)).
+    pub fn ends_with_first(&self) -> bool {
+        self.own_namespaces() & flag::PID != 0
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_none(bits: &u32) -> bool {
+    *bits == 0
 }
 
 /// A namespace of a container (see [`super::Members`]).

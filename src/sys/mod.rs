@@ -12,6 +12,7 @@ pub mod keyring;
 pub mod memfd;
 pub mod memory;
 pub mod mount;
+pub mod netlink;
 pub mod ns;
 pub mod path;
 pub mod pidfd;

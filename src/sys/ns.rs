@@ -1,7 +1,9 @@
 //! Namespaces: make, join, ask (namespaces(7), ioctl_nsfs(2)).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
 
 use super::{Error, Result, fd};
@@ -26,7 +28,12 @@ pub mod flag {
     pub const TIME: u32 = 0x0000_0080;
 }
 
+/// What fstatfs(2) says of every namespace file (linux/magic.h).
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+
 // linux/nsfs.h: _IO(0xb7, n)
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 const NS_GET_PARENT: libc::Ioctl = 0xb702;
 const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
 // _IOR(0xb7, 13, __u64)
@@ -52,15 +59,66 @@ pub fn join_process(pidfd: BorrowedFd<'_>, flags: u32) -> Result<()> {
         .map_err(|e| Error::new("setns", format!("pidfd, {}", describe(flags)), e))
 }
 
+/// Joins the namespace that `namespace` is an fd of, which must be of the kind `flag` (setns(2)). The caller's children
+/// are in a pid namespace that was joined, the caller is not.
+pub fn join(namespace: impl AsFd, flag: u32) -> Result<()> {
+    // SAFETY: setns takes plain integers; this program is single-threaded where it changes namespaces.
+    let answer = unsafe { libc::setns(namespace.as_fd().as_raw_fd(), flag.cast_signed()) };
+    if answer == 0 {
+        return Ok(());
+    }
+    let errno = std::io::Error::last_os_error();
+    Err(Error::new(
+        "setns",
+        format!("fd, {}", describe(flag)),
+        errno,
+    ))
+}
+
+/// Opens the namespace file at `path`; `None` when something else is there, which is not touched: opening a FIFO or a
+/// device may wait, or do something.
+pub fn open(path: &Path) -> Result<Option<OwnedFd>> {
+    let place = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::new("openat", format!("{path:?}, O_PATH"), e))?;
+    let kind = rustix::fs::fstatfs(&place)
+        .map_err(|e| Error::new("fstatfs", format!("{path:?}"), e))?
+        .f_type;
+    if u64::try_from(kind).unwrap_or(0) != NSFS_MAGIC {
+        return Ok(None);
+    }
+    let again = format!("/proc/self/fd/{}", place.as_raw_fd());
+    super::path::open_magic(Path::new(&again)).map(Some)
+}
+
+/// The kind of `namespace`, as a bit of [`flag`] (NS_GET_NSTYPE).
+pub fn kind(namespace: impl AsFd) -> Result<u32> {
+    // SAFETY: NS_GET_NSTYPE takes no argument and returns a number.
+    let answer = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_NSTYPE) };
+    if answer >= 0 {
+        return Ok(answer.cast_unsigned());
+    }
+    let errno = std::io::Error::last_os_error();
+    Err(Error::new("ioctl", "fd, NS_GET_NSTYPE", errno))
+}
+
 /// The parent of the user namespace `namespace` (NS_GET_PARENT). EPERM when it is not ours to see.
 pub fn parent(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
-    // SAFETY: NS_GET_PARENT takes no argument and returns a new fd.
-    let answer = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) };
+    related(namespace, NS_GET_PARENT, "NS_GET_PARENT")
+}
+
+/// The user namespace that owns `namespace` (NS_GET_USERNS). EPERM when it is neither the present one nor within it.
+pub fn owning(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    related(namespace, NS_GET_USERNS, "NS_GET_USERNS")
+}
+
+fn related(namespace: BorrowedFd<'_>, request: libc::Ioctl, name: &str) -> Result<OwnedFd> {
+    // SAFETY: these requests take no argument and return a new fd.
+    let answer = unsafe { libc::ioctl(namespace.as_raw_fd(), request) };
     if answer >= 0 {
         return Ok(fd::owned(answer));
     }
     let errno = std::io::Error::last_os_error();
-    Err(Error::new("ioctl", "fd, NS_GET_PARENT", errno))
+    Err(Error::new("ioctl", format!("fd, {name}"), errno))
 }
 
 /// The uid, as this process sees it, of the creator of the user namespace `namespace` (NS_GET_OWNER_UID).

@@ -3,11 +3,11 @@
 //! O holds exactly the caller's own ids, each mapped to itself. In it this process has every capability over what the
 //! caller owns, and numbers still mean what they mean on the host. Nothing here is about one container.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use crate::error::{Doing, Error, Result};
-use crate::host::{IdRange, parse_id_map};
+use crate::host::{IdRange, Joinable, parse_id_map};
 use crate::plan::idmap::map_text;
 use crate::plan::{IdMapping, Outer};
 use crate::state::{OuterRecord, Store};
@@ -32,8 +32,15 @@ pub enum Entering {
 
 /// Begins to enter `outer`. Until [`Entering::finish`] has returned, this process may have no ids.
 ///
-/// `store` is where running containers are looked for, whose O is taken instead of a new one (a warm start).
-pub fn begin(outer: &Outer, store: &Store) -> Result<Entering> {
+/// `store` is where running containers are looked for, whose O is taken instead of a new one (a warm start). `joined` are
+/// the namespaces that the container joins: its O is the one they are in, and none is needed where it joins a user namespace.
+pub fn begin(outer: &Outer, store: &Store, joined: &Joinable) -> Result<Entering> {
+    if joined.has_user() {
+        return Ok(Entering::Done(None));
+    }
+    if let Some(around) = joined.outer() {
+        return enter_around(outer, around);
+    }
     match outer {
         Outer::Current => Ok(Entering::Done(None)),
         Outer::SingleId { uid, gid } => {
@@ -63,6 +70,36 @@ impl Entering {
             Self::Done(record) => Ok(record),
             Self::Mapping(mapping) => mapping.finish().map(Some),
         }
+    }
+}
+
+/// Enters the user namespace `around` the namespaces that are to be joined, which must be as `outer` would be.
+fn enter_around(outer: &Outer, around: BorrowedFd<'_>) -> Result<Entering> {
+    let own = |id| {
+        vec![IdRange {
+            start: id,
+            count: 1,
+        }]
+    };
+    let (uids, gids) = match outer {
+        // Whoever has one from the start has power over all within.
+        Outer::Current => return Ok(Entering::Done(None)),
+        Outer::SingleId { uid, gid } => (own(*uid), own(*gid)),
+        Outer::Helpers { uids, gids, .. } => (uids.clone(), gids.clone()),
+    };
+    sys::ns::join_user(around)
+        .doing(|| "cannot go into the user namespace of the namespaces to join".to_owned())?;
+    sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
+    if !has_identity_maps(&uids, &gids)? {
+        return Err(Error::new("cannot make the container's user namespace beside the namespaces to join")
+            .because("the user namespace that they are in has other ids than yours")
+            .hint("join the user namespace that they belong to as well: {\"type\": \"user\", \"path\": \"/proc/PID/ns/user\"}"));
+    }
+    match outer {
+        Outer::Helpers { .. } => {
+            record_own(&uids, &gids).map(|record| Entering::Done(Some(record)))
+        }
+        _ => Ok(Entering::Done(None)),
     }
 }
 

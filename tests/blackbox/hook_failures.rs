@@ -86,6 +86,28 @@ fn a_hook_that_fails_is_the_end_of_its_container() {
     }
 }
 
+/// In the host's pid namespace the kernel ends nobody with the first process.
+#[test]
+fn a_program_in_the_host_s_pid_namespace_ends_with_its_children_when_a_hook_fails() {
+    lodger_only!("ending what is left in the host's pid namespace");
+    for (number, commands) in [(70, RUN), (71, DETACHED), (72, START)] {
+        let mut fixture = fixture();
+        let word = word(number);
+        fixture.without_namespace("pid").unmount("/proc");
+        add(
+            &mut fixture,
+            "poststart",
+            "until [ -e $LOG/forked ]; do :; done; exit 1",
+        );
+        fixture.sh(&format!(
+            "sleep {word} & echo >/log/forked; exec sleep {word}"
+        ));
+        run_until(&fixture, commands).fails(1, "/hooks/poststart/0");
+        assert_gone(&word, "the program");
+        assert_eq!(state_entries(&fixture), 0);
+    }
+}
+
 /// Also where it is no hook that fails.
 #[test]
 fn a_container_that_cannot_be_made_has_its_poststop_hooks_run() {
@@ -424,58 +446,4 @@ fn no_file_is_left_open_to_a_hook() {
             "{kind}"
         );
     }
-}
-
-#[test]
-fn everything_that_is_wrong_with_hooks_is_listed() {
-    lodger_only!("the list of problems");
-    let mut fixture = fixture();
-    fixture.config["hooks"] = json!({
-        "prestart": [{"path": "relative"}, {"path": "/bin/true"}],
-        "createRuntime": [{"path": ""}],
-        "createContainer": [{"path": "/bin/true", "timeout": 0}],
-        "startContainer": [{"path": "/bin/true", "timeout": -5}],
-        "poststart": [{"path": "/bin/true", "env": ["A=1", "B", "=c"]}],
-        "poststop": [{"args": ["x"]}],
-    });
-    for verb in ["run", "create"] {
-        let ran = fixture
-            .runtime(&[verb, "c"])
-            .fails(1, "/hooks/prestart/0/path: must be an absolute path");
-        for text in [
-            "/hooks/createRuntime/0/path: must be an absolute path",
-            "/hooks/createContainer/0/timeout: must be greater than 0",
-            "/hooks/startContainer/0/timeout: must be greater than 0",
-            "/hooks/poststart/0/env/1: is not of the form",
-            "/hooks/poststart/0/env/2: has no name",
-            "/hooks/poststop/0/path: is required",
-        ] {
-            assert!(ran.err.contains(text), "{text}: {ran:?}");
-        }
-        assert!(!ran.err.contains("prestart/1"), "{ran:?}");
-    }
-    let features = fixture.bare(&["features"]).ok();
-    for kind in KINDS {
-        assert!(
-            features.contains(&format!("\"{kind}\"")),
-            "{kind}: {features}"
-        );
-    }
-}
-
-/// A program of this name in the working directory or in PATH is nobody's hook.
-#[test]
-fn a_hook_is_never_looked_for() {
-    let mut fixture = fixture();
-    let marker = fixture.path("log/found");
-    let script = format!("#!/bin/sh\necho >{}\n", marker.display());
-    crate::harness::write_program(&fixture.bundle().join("found"), script.as_bytes());
-    add_hook(&mut fixture, "createRuntime", json!({"path": "found"}));
-    fixture.write_config();
-    let mut run = fixture.command(&["run", "c"]);
-    run.env("PATH", fixture.bundle());
-    crate::harness::spawn(&mut run, b"")
-        .wait()
-        .fails(1, "/hooks/createRuntime/0/path");
-    assert!(!marker.exists());
 }

@@ -111,15 +111,6 @@ fn mount_options_that_nothing_carries_are_noted() {
 }
 
 #[test]
-fn a_remount_is_refused() {
-    let mut fixture = Fixture::new();
-    fixture.mount(json!({"destination": "/tmp", "type": "tmpfs", "source": "x", "options": ["remount", "ro"]}));
-    fixture
-        .run()
-        .fails(1, "/options/0: there is nothing to remount");
-}
-
-#[test]
 fn device_rules_are_noted() {
     peer_differs!("crun", "leaves them out in silence without root");
     peer_differs!("runc", "leaves them out in silence without root");

@@ -5,7 +5,7 @@ use std::fs;
 use nix::libc;
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, peer_differs, skip};
+use crate::harness::{Fixture, lodger_only, peer_differs, skip};
 use crate::seccomp::filtered;
 
 /// Podman's default profile, where it is installed.
@@ -158,5 +158,42 @@ fn podmans_own_profile_works() {
         fixture.sh("echo hello >/tmp/x && cat /tmp/x && ls /tmp && id -u");
         let ran = fixture.run().exits(0);
         assert_eq!((&*ran.out, &*ran.err), ("hello\nx\n0\n", ""));
+    }
+}
+
+#[test]
+fn all_that_features_promises_of_filters_is_taken() {
+    lodger_only!("features");
+    let mut fixture = filtered(Value::Null);
+    let text = fixture.bare(&["features"]).ok();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let promised = &document["linux"]["seccomp"];
+    assert_eq!(promised["enabled"], true);
+    let list = |name: &str| promised[name].as_array().unwrap().clone();
+    let mut filters = Vec::new();
+    let rule = |action: &Value, op: &Value| json!({"names": ["chroot"], "action": action, "args": [{"index": 0, "value": 1, "op": op}]});
+    let (log, equal) = (json!("SCMP_ACT_LOG"), json!("SCMP_CMP_EQ"));
+    for action in list("actions") {
+        filters.push(json!({"syscalls": [rule(&action, &equal)], "listenerPath": "/x"}));
+    }
+    for op in list("operators") {
+        filters.push(json!({"syscalls": [rule(&log, &op)]}));
+    }
+    filters.push(json!({"architectures": list("archs")}));
+    filters.push(json!({"flags": list("supportedFlags")}));
+    let counts = ["actions", "operators", "archs", "knownFlags"].map(|name| list(name).len());
+    assert_eq!(counts, [9, 7, 23, 4]);
+    let known = list("knownFlags");
+    assert!(
+        list("supportedFlags")
+            .iter()
+            .all(|flag| known.contains(flag))
+    );
+    for mut filter in filters {
+        filter["defaultAction"] = json!("SCMP_ACT_ALLOW");
+        fixture.config["linux"]["seccomp"] = filter.clone();
+        fixture.write_config();
+        let ran = fixture.bare(&["plan", "."]);
+        assert_eq!(ran.code, 0, "{filter}: {ran:#?}");
     }
 }

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::json;
+
 use crate::harness::{Fixture, LIMIT, Ran, lodger_only, skip, wait_for};
 use crate::tracing::{
     Attached, Call, Fate, Stopped, children, inject, is_in_call, number_of, process_state,
@@ -241,6 +243,30 @@ fn a_create_that_is_killed_at_each_step_leaves_nothing() {
         let args = ["create", "--pid-file", &sweep.pid_file(), "c"];
         assert_enough("create", sweep.kill_at_each(&[], &args));
     }
+}
+
+/// There is one more process then, on the way to a pid namespace that does not end with the container.
+#[test]
+fn a_create_that_joins_and_is_killed_at_each_step_leaves_nothing() {
+    lodger_only!("being killed at each step");
+    if !works() {
+        skip!("strace is not installed, or may not trace");
+    }
+    let mut sweep = Sweep::new(true);
+    let pid = sweep.fixture.state("neighbour")["pid"].clone();
+    let namespaces = sweep.fixture.config["linux"]["namespaces"].as_array_mut();
+    let namespaces = namespaces.unwrap();
+    namespaces.retain(|namespace| {
+        !["pid", "network"]
+            .map(Into::into)
+            .contains(&namespace["type"])
+    });
+    for (kind, name) in [("user", "user"), ("pid", "pid"), ("network", "net")] {
+        namespaces.push(json!({"type": kind, "path": format!("/proc/{pid}/ns/{name}")}));
+    }
+    sweep.fixture.write_config();
+    let args = ["create", "--pid-file", &sweep.pid_file(), "c"];
+    assert_enough("create", sweep.kill_at_each(&[], &args));
 }
 
 #[test]

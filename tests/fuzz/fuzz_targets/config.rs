@@ -208,6 +208,9 @@ fn check_process(plan: &Plan, facts: &HostFacts) {
         match &plan.user_namespace {
             UserNamespace::New {
                 uid_map, gid_map, ..
+            }
+            | UserNamespace::Joined {
+                uid_map, gid_map, ..
             } => (
                 Box::new(|id| maps_id(uid_map, id)),
                 Box::new(|id| maps_id(gid_map, id)),
