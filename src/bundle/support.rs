@@ -1,4 +1,4 @@
-//! What the specification knows and this program does not do: refused, never ignored.
+//! What the specification knows and this program does not do: refused, never ignored. Limits are in `limits`, the rest here.
 //!
 //! Values that ask for nothing (null, false, "", [], {}) pass.
 
@@ -18,7 +18,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("/process/user/username", "Windows"),
 ];
 
-/// Takes from `config` what is in the tables, and lists what of it asked for something.
+/// Takes from `config` what is for other platforms, and lists what of it, or of limits, asked for something.
 pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (pattern, platform) in FOREIGN {

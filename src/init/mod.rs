@@ -28,6 +28,7 @@ mod hooks;
 mod idmap;
 mod labels;
 mod mounts;
+mod network;
 mod passwd;
 mod paths;
 mod privileges;
@@ -240,6 +241,7 @@ impl Init<'_> {
             mount.make_readonly()?;
         }
         set_names(plan)?;
+        network::set_loopback_up(plan)?;
         sysctl::write_all(&plan.sysctl, &root)?;
         self.enter(Stage::Paths);
         paths::mask_all(plan, sources, &root)?;

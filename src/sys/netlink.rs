@@ -37,6 +37,9 @@ const IFF_UP: u32 = 1;
 /// What one reply may have; the kernel never sends more at once.
 const BUFFER: usize = 64 << 10;
 
+/// The number of the loopback device, in every network namespace (LOOPBACK_IFINDEX in the kernel's net/flow.h).
+pub const LOOPBACK: u32 = 1;
+
 /// Whether the present network namespace has a device of this name.
 pub fn exists(name: &str) -> bool {
     Rtnetlink::open().is_ok_and(|net| matches!(net.index(name), Ok(Some(_))))

@@ -199,7 +199,17 @@ fn a_call_of_init_that_fails_stops_the_start_or_changes_nothing() {
             .iter()
             .any(|step| when.contains(&format!(", {step}(")))
     };
-    assert!(!harmless.iter().any(is_step), "{harmless:#?}");
+    // A procfs of our own for kernel parameters that may not be made has a stand-in, the host's.
+    let has_stand_in = |when: &&String| {
+        let of_it = ["fsopen", "fsconfig", "fsmount"];
+        when.starts_with("EPERM")
+            && of_it
+                .iter()
+                .any(|call| when.contains(&format!(", {call}(")))
+    };
+    let (stood_in, rest): (Vec<&String>, Vec<&String>) = harmless.iter().partition(has_stand_in);
+    assert!(stood_in.len() <= 3, "{stood_in:#?}");
+    assert!(!rest.into_iter().any(is_step), "{harmless:#?}");
 }
 
 /// The runtime's own calls. Some only find out about the host, and what they do not find out is said in a note.

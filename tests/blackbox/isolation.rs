@@ -222,3 +222,12 @@ fn only_the_expected_devices_are_there() {
         .collect();
     assert_eq!(others, Vec::<&String>::new());
 }
+
+/// No specification asks for it, but every runtime does it, and servers in a container count on it.
+#[test]
+fn the_loopback_device_of_a_new_network_namespace_is_up() {
+    let mut fixture = Fixture::new();
+    fixture.args(&["/bin/cat", "/sys/class/net/lo/flags"]);
+    // IFF_UP and IFF_LOOPBACK.
+    assert_eq!(fixture.run().ok(), "0x9\n");
+}

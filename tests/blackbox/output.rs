@@ -254,12 +254,12 @@ fn plan_prints_json_and_touches_nothing() {
 fn plan_fails_where_run_would() {
     lodger_only!("plan");
     let mut fixture = Fixture::new();
-    fixture.config["hooks"] = serde_json::json!({"poststop": [{"path": "/bin/true"}]});
+    fixture.config["vm"] = serde_json::json!({"kernel": {"path": "/k"}});
     fixture.write_config();
     let bundle = fixture.bundle();
     fixture
         .bare(&["plan", bundle.to_str().unwrap()])
-        .fails(1, "/hooks");
+        .fails(1, "/vm");
 }
 
 #[test]
