@@ -120,3 +120,41 @@ fn device_rules_are_noted() {
     let note = "/linux/resources/devices: device rules are not enforced";
     assert!(ran.err.contains(note), "no {note:?} in {ran:#?}");
 }
+
+/// Without a cgroup nothing can be limited: what asks for no limit passes.
+#[test]
+fn limits_are_refused() {
+    peer_differs!(
+        "crun",
+        "leaves limits out in silence where no cgroup is delegated"
+    );
+    peer_differs!(
+        "runc",
+        "leaves limits out in silence where no cgroup is delegated"
+    );
+    let device = json!([{"major": 8, "minor": 0, "rate": 1}]);
+    let limits = [
+        ("memory/limit", json!(100_000_000)),
+        ("memory/swappiness", json!(10)),
+        ("cpu/quota", json!(1000)),
+        ("cpu/cpus", json!("0")),
+        ("pids/limit", json!(5)),
+        ("blockIO/weight", json!(10)),
+        ("blockIO/throttleReadIOPSDevice", device),
+        ("hugepageLimits", json!([{"pageSize": "2MB", "limit": 0}])),
+        ("network/classID", json!(7)),
+        ("rdma", json!({"mlx5_1": {"hcaHandles": 3}})),
+        ("unified", json!({"memory.high": "100000000"})),
+    ];
+    for (property, value) in limits {
+        let pointer = format!("/linux/resources/{property}");
+        each_is_refused(&[(
+            &pointer,
+            value,
+            ": not supported yet: lodger makes no cgroup",
+        )]);
+    }
+    let mut fixture = Fixture::new();
+    fixture.config["linux"]["resources"] = json!({"memory": {"limit": -1}, "pids": {"limit": -1}});
+    fixture.run().ok();
+}
