@@ -3,7 +3,6 @@
 //! `tests/run` gives these tests a view of the machine where cgroups are purely version 2, which the engines want, and a
 //! process namespace of their own, so that nothing they start survives them.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -74,21 +73,10 @@ pub(crate) fn engines(test: impl Fn(&Engines)) {
     if peer() {
         resume_unwind(failure);
     }
-    if let Some(property) = not_supported_yet(failure.as_ref()) {
-        skip!("lodger does not do this yet: {property}");
-    }
     if with(which("crun"), true).is_err() {
         skip!("this fails here with crun as well as with lodger");
     }
     resume_unwind(failure);
-}
-
-/// The property that lodger refused, if that is why a test has failed.
-fn not_supported_yet(failure: &(dyn Any + Send)) -> Option<String> {
-    let message = failure.downcast_ref::<String>()?;
-    let (before, _) = message.split_once("not supported yet")?;
-    let start = before.rfind(": /")? + 2;
-    Some(before[start..].trim_end_matches([' ', ':']).to_owned())
 }
 
 impl Lab {
