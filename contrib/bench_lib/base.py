@@ -14,6 +14,7 @@ TASKS = {
     "run": "run /bin/true, cold",
     "warm": "run /bin/true, warm",
     "terminal": "run -t /bin/true, cold",
+    "filtered": "run /bin/true with a seccomp profile, cold",
     "cycle": "create + start + delete",
     "exec": "exec ID /bin/true",
     "state": "state ID",

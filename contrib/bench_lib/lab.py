@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 from .base import RUNTIME_DIR, SEARCH
-from .bundle import make_config, make_rootfs
+from .bundle import make_config, make_profile, make_rootfs
 
 PROOF_CODE = 57
 PROOF = ["/bin/sh", "-c", f"exit {PROOF_CODE}"]
 TERMINAL_PROOF = ["/bin/sh", "-c", f"test -t 0 && test -t 1 && test -t 2 && exit {PROOF_CODE}"]
+# The same, if a filter is in force (proc_pid_status(5)).
+FILTERED_PROOF = ["/bin/sh", "-c", "while read -r name value; do [ \"$name$value\" = Seccomp:2 ] && exit 57; done </proc/self/status"]
 PAYLOAD = ["/bin/sleep", "3600"]  # of a container that is kept alive
 SETTLE = 0.01  # seconds before each measurement: the kernel takes namespaces apart in the background
 
@@ -59,14 +61,18 @@ class Lab:
         self.bundle = self.make_bundle("true", ["/bin/true"])
         self.proof = self.make_bundle("proof", PROOF)
         self.sleeper = self.make_bundle("sleep", PAYLOAD)
+        self.filtered_bundle = self.make_bundle("filtered-true", ["/bin/true"], seccomp=True)
+        self.filtered_proof = self.make_bundle("filtered-proof", FILTERED_PROOF, seccomp=True)
         self.terminal_bundle = self.make_bundle("terminal-true", ["/bin/true"], terminal=True)
         self.terminal_proof = self.make_bundle("terminal-proof", TERMINAL_PROOF, terminal=True)
         self.terminal_sleeper = self.make_bundle("terminal-sleep", PAYLOAD, terminal=True)
 
-    def make_bundle(self, name: str, args: list[str], terminal: bool = False) -> Path:
+    def make_bundle(self, name: str, args: list[str], terminal: bool = False, seccomp: bool = False) -> Path:
         bundle = self.home / f"bundle-{name}"
         bundle.mkdir()
         config = make_config(self.user, self.rootfs, args, terminal)
+        if seccomp:
+            config["linux"]["seccomp"] = make_profile()
         (bundle / "config.json").write_text(json.dumps(config, indent=2))
         return bundle
 

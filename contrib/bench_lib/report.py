@@ -100,6 +100,7 @@ def targets(rows: list[Result]) -> list[Result]:
         ("run cold, to crun", against_crun("run"), 0.6, ""),
         ("run warm, to crun's cold", against_crun("warm"), 0.35, ""),
         ("run -t cold, to crun", against_crun("terminal"), 0.6, ""),
+        ("run with a seccomp profile, to crun", against_crun("filtered"), 0.6, ""),
         ("exec, to crun", against_crun("exec"), 0.6, ""),
         ("state, to crun", against_crun("state"), 0.25, ""),
         ("start of the last of 100, to the first", crowd, 1.2, ""),

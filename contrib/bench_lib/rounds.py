@@ -20,7 +20,7 @@ from .rows import Floor, Row, make_rows
 from .staying import measure_staying
 
 WARM_UP = 3
-COLD_TASKS = ("run", "terminal", "cycle")
+COLD_TASKS = ("run", "terminal", "filtered", "cycle")
 HELD_TASKS = ("warm", "exec", "state")  # while a container of each runtime sleeps
 
 
@@ -66,11 +66,12 @@ class Rounds:
         except Failed as failure:
             self.give_up(row, tuple(row.tasks), str(failure))
             return
-        try:
-            if "terminal" in row.tasks:
-                row.prove_terminal()
-        except Failed as failure:
-            self.give_up(row, ("terminal",), str(failure))
+        for task, prove in (("terminal", row.prove_terminal), ("filtered", row.prove_filtered)):
+            try:
+                if task in row.tasks:
+                    prove()
+            except Failed as failure:
+                self.give_up(row, (task,), str(failure))
 
     def give_up(self, row: Row, tasks: tuple[str, ...], reason: str) -> None:
         """Measures these tasks no more, and holds no container if it was for them."""

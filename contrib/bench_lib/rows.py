@@ -36,6 +36,9 @@ class Row:
     def prove_terminal(self) -> None:
         """The same for `run` on a terminal, which the program must have too."""
 
+    def prove_filtered(self) -> None:
+        """The same for `run` with a seccomp profile, which must be in force."""
+
     def prove_held(self) -> None:
         """The same for `exec` and `state`, while a container is held."""
 
@@ -88,6 +91,17 @@ class Oci(Row):
     def prove_terminal(self) -> None:
         name = self.new_container()
         self.lab.prove(self.argv("run", "-b", self.lab.terminal_proof, name), terminal=True)
+        self.alive.discard(name)
+
+    def filtered(self) -> Sample:
+        name = self.new_container()
+        sample = self.lab.timed(self.argv("run", "-b", self.lab.filtered_bundle, name))
+        self.alive.discard(name)
+        return sample
+
+    def prove_filtered(self) -> None:
+        name = self.new_container()
+        self.lab.prove(self.argv("run", "-b", self.lab.filtered_proof, name))
         self.alive.discard(name)
 
     def prove_held(self) -> None:
@@ -235,5 +249,5 @@ def make_rows(lab: Lab, lodger: Path, floor: Path) -> list[Row]:
     rows += [oci(name, which(name), peer_tasks) for name in ("crun", "runc", "youki")]
     bwrap = which("bwrap")
     rows.append(Bwrap("bwrap", Path(bwrap) if bwrap else None, lab, frozenset({"run"})))
-    rows.append(Floor("kernel alone", floor, lab, ALL_TASKS - CROWD_TASKS))
+    rows.append(Floor("kernel alone", floor, lab, ALL_TASKS - CROWD_TASKS - {"filtered"}))
     return rows
