@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::engines_lab::{IMAGE, engines, shown};
-use crate::harness::{read_lossy, skip, spawn};
+use crate::harness::{peer_differs, read_lossy, skip, spawn};
 
 #[test]
 fn output_and_exit_codes() {
@@ -190,6 +190,7 @@ fn ids_of_the_user() {
 /// Which groups there are depends on who runs this; crun cannot tell them either, but keeps them.
 #[test]
 fn groups_of_the_user() {
+    peer_differs!("runc", "1.1 keeps no groups under podman");
     engines(|e| {
         let own = fs::read_to_string("/proc/self/status").unwrap();
         let groups = own.lines().find(|l| l.starts_with("Groups:")).unwrap();
