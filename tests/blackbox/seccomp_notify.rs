@@ -216,6 +216,8 @@ fn an_exec_without_the_agent_fails() {
     fixture.args(&["/bin/sleep", "600"]);
     let agent = Agent::serve(&fixture, "value=0");
     fixture.runtime(&["run", "-d", "c"]).ok();
+    // crun's `run -d` returns before the agent has the listener, and its container ends without.
+    agent.state(0);
     agent.running.signal("KILL");
     agent.running.wait().exits(128 + libc::SIGKILL);
     let text = "cannot reach the seccomp agent at ";
