@@ -150,12 +150,8 @@ fn a_cgroup_that_is_not_made_is_told() {
 #[test]
 fn a_pid_file_counts_from_where_the_caller_is() {
     peer_differs!(
-        "runc",
-        "goes into the bundle first, and writes a relative pid file there"
-    );
-    peer_differs!(
         "crun",
-        "goes into the bundle first, and writes a relative pid file there"
+        "1.8 writes the relative pid file of create in the bundle"
     );
     let mut fixture = Fixture::new();
     fixture.args(&["/bin/sleep", "600"]).write_config();
@@ -197,7 +193,7 @@ fn a_pid_file_counts_from_where_the_caller_is() {
 fn commands_run_in_a_container_that_is_not_started() {
     peer_differs!(
         "crun",
-        "may not join the user namespace of a container that is not started"
+        "1.8 fails: it may not join the user namespace of a container that is not started"
     );
     let fixture = Fixture::new();
     fixture.runtime(&["create", "c"]).ok();
@@ -209,7 +205,7 @@ fn commands_run_in_a_container_that_is_not_started() {
 /// config.md wants it absolute, and what it would be relative to is nowhere said.
 #[test]
 fn a_relative_working_directory_of_exec_is_refused() {
-    peer_differs!("crun", "takes it as counting from the root");
+    peer_differs!("crun", "1.8 counts it from the root");
     let mut fixture = Fixture::new();
     fixture.sleeping("c");
     fixture

@@ -190,10 +190,7 @@ fn ids_of_the_user() {
 /// They have no number in the container, and are kept nevertheless.
 #[test]
 fn groups_of_the_user() {
-    peer_differs!(
-        "runc",
-        "does not know the annotation run.oci.keep_original_groups, and drops the groups"
-    );
+    peer_differs!("runc", "1.1 keeps no groups under podman");
     engines(|e| {
         let own = fs::read_to_string("/proc/self/status").unwrap();
         let groups = own.lines().find(|l| l.starts_with("Groups:")).unwrap();

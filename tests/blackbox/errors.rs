@@ -58,13 +58,16 @@ fn ids_that_are_refused() {
     const BAD: &[&str] = &[
         "", ".", "..", ".hidden", "a/b", "a b", "ü", "a\n", "../x", "a:b",
     ];
-    peer_differs!("crun", "1.8 takes .. for an id, and deletes it");
+    peer_differs!(
+        "crun",
+        "1.8 takes `a b` and more for ids, and `delete ..` removes the directory that its own state is in"
+    );
     let fixture = Fixture::new();
     fixture.write_config();
     for id in BAD {
         let ran = fixture.bare(&["create", id]);
         if ran.code == 0 {
-            peer_differs!("runc", "1.1 takes more container ids");
+            peer_differs!("runc", "1.1 takes `.hidden` for an id");
         }
         ran.fails(1, "invalid container ID format");
         assert_eq!(
@@ -180,9 +183,6 @@ fn programs_that_cannot_be_run() {
             let mut fixture = Fixture::new();
             fixture.args(&[program]);
             let ran = fixture.runtime(&[verb, "c"]);
-            if ran.code == 0 {
-                peer_differs!("crun", "looks for the program at start");
-            }
             ran.fails(1, text);
             fixture.bare(&["state", "c"]).exits(1);
         }

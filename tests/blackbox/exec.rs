@@ -95,7 +95,7 @@ fn the_user_is_given_by_numbers() {
 fn the_environment_is_that_of_the_config_and_what_is_added() {
     peer_differs!(
         "crun",
-        "1.8 gives exec the environment of its options alone"
+        "1.8 gives exec the environment of its -e options alone, if there are any"
     );
     let mut fixture = Fixture::new();
     fixture.config["process"]["env"] =

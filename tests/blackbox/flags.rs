@@ -109,7 +109,7 @@ fn flags_may_follow_the_id() {
     ];
     let mut command = fixture.command(&args);
     let created = spawn(command.current_dir("/"), b"").wait();
-    peer_differs!("crun", "1.8 stops at the id");
+    peer_differs!("crun", "1.8 takes no options after the id");
     created.ok();
     assert_eq!(fixture.status("c"), "created");
     fixture.bare(&["delete", "c", "--force"]).ok();
@@ -254,6 +254,10 @@ fn a_container_has_a_session_keyring_of_its_own() {
         let serials = joined.lines().filter(|line| line.contains("_ses.keys"));
         assert_eq!(serials.count(), 1, "{joined}");
     }
+    // Others do not see it.
+    fixture.args(&["/bin/cat", "/proc/keys"]);
+    let other = fixture.runtime(&["run", "other"]).ok();
+    assert!(!other.contains("_ses.keys"), "{other}");
 }
 
 /// As an id that has used up its keys: the quota is that of the real user, and a session is no reason to fail.
@@ -390,7 +394,7 @@ fn a_process_file_that_is_wrong_is_an_error() {
 fn exec_adds_groups_capabilities_and_no_new_privs() {
     peer_differs!(
         "crun",
-        "1.8 has no -g and no --no-new-privs short of a process file"
+        "1.8 has no exec -g, and gives exec no additional groups"
     );
     let mut fixture = Fixture::new();
     fixture.config["process"]["noNewPrivileges"] = false.into();

@@ -58,7 +58,7 @@ fn state_answers_while_hooks_run() {
 fn a_runtime_hook_can_reach_the_namespaces_of_the_container() {
     peer_differs!(
         "crun",
-        "1.8.1 hides its init from createRuntime hooks (PR_SET_DUMPABLE)"
+        "1.8.1 lets no createRuntime hook into the /proc/PID/ns of its init: EACCES"
     );
     let mut fixture = fixture();
     let script = "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/' | tr -d '\\n'); for n in net pid mnt; do readlink /proc/$pid/ns/$n; done >$LOG/theirs 2>&1";

@@ -45,17 +45,12 @@ fn ways(kind: &str) -> [&'static [&'static [&'static str]]; 3] {
 fn a_hook_that_fails_is_the_end_of_its_container() {
     peer_differs!(
         "runc",
-        "1.1.5 succeeds with `start` although a startContainer hook fails, and the container stays"
+        "1.1.5 succeeds with `start` and `run -d` although a startContainer hook fails, and the container stays"
     );
     peer_differs!(
         "crun",
-        "1.8.1 runs no poststop hooks where one of create fails, and passes over the failure of a poststart hook"
+        "1.8.1 runs no poststop hooks where one of create fails, and succeeds with `start` although one of startContainer or poststart does"
     );
-    peer_differs!(
-        "runc",
-        "1.1.5 leaves a container whose startContainer hook fails, and its `start` succeeds; it runs no poststop hooks where create fails"
-    );
-    peer_differs!("crun", "1.8.1 passes over the failure of a poststart hook");
     for (number, kind) in (0..).zip(&KINDS[..5]) {
         for commands in ways(kind) {
             let mut fixture = fixture();
@@ -153,7 +148,7 @@ fn under_test_passes_over(kind: &str) -> bool {
 
 #[test]
 fn a_poststop_hook_that_fails_hinders_nothing() {
-    peer_differs!("runc", "1.1.5 fails, and runs no more of them");
+    peer_differs!("runc", "1.1.5 runs no more of them after one that fails");
     let mut fixture = fixture();
     add(
         &mut fixture,
@@ -221,7 +216,7 @@ fn a_hook_that_leaves_a_child_behind_has_ended() {
     );
     peer_differs!(
         "crun",
-        "1.8.1 waits for the children that a hook in its own namespaces leaves behind"
+        "1.8.1 waits for the children that prestart, createRuntime and poststart hooks leave behind"
     );
     for (number, kind) in (20..).zip(KINDS) {
         let mut fixture = fixture();
@@ -243,13 +238,16 @@ fn a_hook_that_leaves_a_child_behind_has_ended() {
 fn a_state_larger_than_a_pipe_reaches_those_who_read_it() {
     peer_differs!(
         "crun",
-        "1.8.1 fails where a hook does not read its state (EPIPE)"
+        "1.8.1 fails where a hook ends before its state is written to it (EPIPE)"
     );
     let large = "x".repeat(1 << 20);
     let mut fixture = fixture();
     fixture.config["annotations"] = json!({"large": large});
     for kind in KINDS {
-        add_hook(&mut fixture, kind, json!({"path": "/bin/true"}));
+        // It depends on who is faster: peers get enough of them.
+        for _ in 0..if peer() { 20 } else { 1 } {
+            add_hook(&mut fixture, kind, json!({"path": "/bin/true"}));
+        }
         let count = format!("head -c 2000000 >{}/{kind}", log_of(&fixture, kind));
         add_hook(&mut fixture, kind, shell(&count));
     }

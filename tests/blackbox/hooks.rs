@@ -212,7 +212,7 @@ fn hooks_are_told_the_state_of_their_container() {
 fn hooks_are_told_the_status_of_their_container() {
     peer_differs!(
         "crun",
-        "1.8.1 tells `created` at create, `running` at start"
+        "1.8.1 tells the hooks of create `created`, and those of startContainer `starting`"
     );
     peer_differs!("runc", "1.1.5 tells poststart hooks `created`");
     let mut fixture = fixture();
@@ -349,10 +349,13 @@ fn a_hook_has_the_environment_that_it_is_given_and_no_other() {
     let mut fixture = fixture();
     for kind in KINDS {
         let mut copy = |name: &str, env: Option<Value>| {
-            let file = format!("{}/{kind}.{name}", log_of(&fixture, kind));
-            let (path, args) = match kind {
-                "startContainer" => ("/bin/busybox", json!(["cp", "/proc/self/environ", file])),
-                _ => ("/bin/cp", json!(["cp", "/proc/self/environ", file])),
+            // The state is read too: see `add`.
+            fs::create_dir(fixture.path("log").join(format!("{kind}.{name}"))).unwrap();
+            let to = format!("{}/{kind}.{name}/", log_of(&fixture, kind));
+            let args = json!(["cp", "/dev/stdin", "/proc/self/environ", to]);
+            let path = match kind {
+                "startContainer" => "/bin/busybox",
+                _ => "/bin/cp",
             };
             let mut hook = json!({"path": path, "args": args});
             if let Some(env) = env {
@@ -369,7 +372,7 @@ fn a_hook_has_the_environment_that_it_is_given_and_no_other() {
     let mut run = fixture.command(&["run", "c"]);
     spawn(run.env("CALLER_SECRET", "s"), b"").wait().ok();
     for kind in KINDS {
-        let read = |name: &str| log(&fixture, &format!("{kind}.{name}"));
+        let read = |name: &str| log(&fixture, &format!("{kind}.{name}/environ"));
         assert_eq!(read("given"), "A=1\0B=x y\0", "{kind}");
         assert_eq!(read("empty"), "", "{kind}");
         // As other runtimes do it, and configs rely on it.

@@ -142,14 +142,14 @@ fn each_kind_is_joined_alone() {
     );
     let mut fixture = first();
     let config = fixture.config.clone();
-    for (kind, name) in KINDS {
+    for (kind, name) in kinds() {
         fixture.config = config.clone();
         // What belongs to another user namespace cannot be named or mounted.
         fixture.config["hostname"] = json!(null);
         fixture.unmount("/dev/mqueue");
         join(&mut fixture, "a", &[kind]);
         fixture.sleeping("b");
-        for (other, other_name) in KINDS {
+        for (other, other_name) in kinds() {
             let [first, second] = ["a", "b"].map(|id| namespace(&fixture, id, other_name));
             assert_eq!(
                 first == second,

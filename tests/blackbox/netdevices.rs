@@ -14,8 +14,6 @@ const DEVICES: &str = "ip link add out0 address 02:00:00:00:00:07 mtu 1400 type 
 
 macro_rules! needs_devices {
     () => {
-        peer_differs!("crun", "1.8 passes netDevices over in silence");
-        peer_differs!("runc", "1.1 passes netDevices over in silence");
         lodger_only!("moving network devices");
         let fixture = Fixture::with_own_root();
         if run(

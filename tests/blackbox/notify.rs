@@ -150,7 +150,7 @@ fn a_start_returns_when_the_program_is_ready() {
 /// Nobody waits for a message from a program that has ended.
 #[test]
 fn a_program_that_ends_without_a_word_is_not_waited_for() {
-    peer_differs!("runc", "1.1.5 waits for ever (`run`)");
+    peer_differs!("runc", "1.1.5 waits for ever with `run -d`");
     let fixture = telling(&[]);
     let manager = Manager::new(&fixture);
     start(&fixture, &manager, &["run", "-d", "c"])
@@ -208,7 +208,10 @@ fn a_program_of_any_id_reaches_its_socket() {
         "runc",
         "1.1.5 makes the directory of the socket with the caller's umask"
     );
-    peer_differs!("crun", "1.8.1 makes the socket with the caller's umask");
+    peer_differs!(
+        "crun",
+        "1.8.1 makes the directory of the socket for its owner alone"
+    );
     let mut fixture = telling(&["READY=1"]);
     fixture.config["process"]["user"] = json!({"uid": 7, "gid": 7});
     fixture.config["process"]["env"] = json!(["PATH=/bin", "NOTIFY_SOCKET=/else/where"]);
@@ -296,7 +299,7 @@ fn a_manager_that_cannot_be_reached_is_told_of() {
 /// Others may end a container whose program never says that it is ready.
 #[test]
 fn a_container_that_is_waited_for_can_be_deleted() {
-    peer_differs!("runc", "1.1.5 waits for ever (`run`)");
+    peer_differs!("runc", "1.1.5 waits for ever with `run -d`");
     peer_differs!(
         "crun",
         "1.8.1 gives the container's exit status in spite of --detach"

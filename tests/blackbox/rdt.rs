@@ -10,7 +10,7 @@ use crate::harness::{Fixture, lodger_only, peer_differs};
 fn a_class_of_service_is_refused_with_the_reason() {
     peer_differs!(
         "runc",
-        "1.1 passes over intelRdt without schemas in silence"
+        "1.1 passes over intelRdt in silence, but for l3CacheSchema and memBwSchema"
     );
     peer_differs!("crun", "1.8.1 passes over intelRdt in silence");
     let filesystems = fs::read_to_string("/proc/filesystems").unwrap();
