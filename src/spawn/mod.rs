@@ -10,10 +10,10 @@ use crate::error::{Doing, Error, Result};
 use crate::host::Joinable;
 use crate::init::{Init, Manner, Stage};
 use crate::plan::{Hook, Namespace, Note, Plan, UserNamespace};
-use crate::seccomp::{Agent, ContainerState};
+use crate::seccomp::Agent;
 use crate::state::{
-    Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, Status, UserNamespaceRecord,
-    boot_id,
+    ContainerState, Entry, GATE, NamespaceMark, OuterRecord, ProcessIdentity, Record, Status,
+    UserNamespaceRecord, boot_id,
 };
 use crate::sys;
 use crate::sys::memory::SharedByte;
