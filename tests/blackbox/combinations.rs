@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{Fixture, lodger_only, wait_for};
 use crate::hook_calls::call;
 use crate::hooks::{KINDS, add, fixture, log};
-use crate::namespaces::{first, join, list, namespace};
+use crate::namespaces::{first, join, list, namespace, seconds, sleepers};
 use crate::notify::{Manager, start};
 use crate::seccomp_notify::{Agent, notifying};
 
@@ -283,4 +283,30 @@ fn a_terminal_and_hooks_go_together() {
     let ran = fixture.runtime(&["run", "-t", "c"]).exits(0);
     assert_eq!(ran.out, "terminal\r\n", "{ran:#?}");
     assert_eq!(log(&fixture, "order").lines().count(), KINDS.len());
+}
+
+/// Where no pid namespace of its own ends with the container, what its hooks have left behind is ended all the same.
+#[test]
+fn what_hooks_have_left_in_a_joined_pid_namespace_ends_with_a_failure() {
+    lodger_only!("ending all processes of a container that has no cgroup");
+    for kinds in [&["pid"][..], &["user", "pid"]] {
+        let mut fixture = first();
+        with_log(&mut fixture);
+        join(&mut fixture, "a", kinds);
+        fixture.config["hostname"] = json!(null);
+        fixture.args(&["/bin/true"]);
+        let seconds = seconds();
+        let leave =
+            format!("setsid sleep {seconds} >/dev/null 2>&1 </dev/null & echo left >$LOG/left");
+        add(&mut fixture, "createContainer", &leave);
+        add(&mut fixture, "createContainer", "exit 3");
+        for command in [["run", "b"], ["create", "b"]] {
+            let ran = fixture.runtime(&command).exits(1);
+            assert!(ran.err.contains("/hooks/createContainer/1"), "{ran:#?}");
+            assert_eq!(log(&fixture, "left"), "left\n");
+            assert_eq!(sleepers(&seconds), [0u32; 0], "{kinds:?}");
+        }
+        assert_eq!(fixture.bare(&["list", "-q"]).ok(), "a\n");
+        assert_eq!(fixture.status("a"), "running");
+    }
 }

@@ -75,14 +75,14 @@ pub(crate) fn first() -> Fixture {
 }
 
 /// A `sleep` that no other test has, by the number of its seconds.
-fn seconds() -> String {
+pub(crate) fn seconds() -> String {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     format!("7{:07}{number:02}", std::process::id())
 }
 
 /// The pids of the processes that sleep so many seconds.
-fn sleepers(seconds: &str) -> Vec<u32> {
+pub(crate) fn sleepers(seconds: &str) -> Vec<u32> {
     let wanted = format!("\0{seconds}\0");
     let processes = fs::read_dir("/proc").unwrap().flatten();
     processes
