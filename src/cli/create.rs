@@ -321,12 +321,16 @@ fn without_pivot(plan: &Plan) -> Result<Note> {
 /// Removes the state of a container that could not be made; a second failure is part of the one error.
 fn undone(store: &Store, entry: &Entry, after: Option<After>, error: Error) -> Error {
     let error = error.within(format!("cannot create container {:?}", entry.id()));
-    // A hook may fail once the program runs.
+    // A hook may fail once the program runs, and one may have left something behind.
     let ended = super::delete::end_others(entry);
-    let error = match ended.and_then(|()| store.remove(entry)) {
-        Ok(()) => error,
-        Err(left) => error.hint(left.message()),
+    // What is recorded can still be deleted, once all of it has ended.
+    let is_recorded = entry.record().is_ok_and(|record| record.is_some());
+    let removed = match &ended {
+        Err(_) if is_recorded => Ok(()),
+        _ => store.remove(entry),
     };
+    let left = [ended.err(), removed.err()].into_iter().flatten();
+    let error = left.fold(error, |error, left| error.hint(left.message()));
     let failed = after.map_or_else(Vec::new, |(runner, poststop)| poststop.run(&runner));
     failed
         .into_iter()

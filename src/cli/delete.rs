@@ -96,7 +96,10 @@ fn find(global: &Global, id: &str) -> Result<Option<(Store, Entry)>> {
 fn end(entry: &Entry, record: Option<&Record>, force: bool, notes: &mut Vec<Note>) -> Result<()> {
     let Some(record) = record else {
         // Whoever made it was killed; init has died with it.
-        return Ok(());
+        return match entry.draft() {
+            Some(draft) if !draft.ends_with_first() => end_all(&draft, force, notes),
+            _ => Ok(()),
+        };
     };
     if entry.status(record) == Status::Running && !force {
         return Err(Error::new("container still running")
@@ -140,9 +143,10 @@ pub(super) fn destroyed(store: &Store, entry: &Entry, record: &Record, error: Er
         .fold(error, |error, note| error.hint(note.reason))
 }
 
-/// Ends what the first process of a container, which has ended, has left in the host's pid namespace.
+/// Ends what the first process of a container, which has ended, has left in a pid namespace that is not its own: processes of
+/// the program, or of hooks, which run before there is a record.
 pub(super) fn end_others(entry: &Entry) -> Result<()> {
-    match entry.record()? {
+    match entry.record()?.or_else(|| entry.draft()) {
         Some(record) if record.ends_with_first() => Ok(()),
         Some(record) => Members::of(&record)?
             .signal(nix::libc::SIGKILL)

@@ -79,12 +79,32 @@ pub fn may_join(config: &[u8]) -> bool {
     let mut rest = config;
     while let Some(at) = rest.windows(LIST.len()).position(|found| found == LIST) {
         rest = &rest[at + LIST.len()..];
-        let end = rest.iter().position(|byte| *byte == b']');
-        if has(&rest[..end.unwrap_or(rest.len())], PATH) {
+        if has(&rest[..end_of_list(rest)], PATH) {
             return true;
         }
     }
     false
+}
+
+/// Where the list ends that `text` begins with, after a colon; 0 where none begins there.
+fn end_of_list(text: &[u8]) -> usize {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b':' | b' ' | b'\t' | b'\r' | b'\n' => continue,
+            _ => {}
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    text.len()
 }
 
 impl Joinable {
@@ -474,6 +494,14 @@ mod tests {
             (
                 r#"{"annotations":{"namespaces":"]"},"linux":{"namespaces":[{"path":"/p"}]}}"#,
                 true,
+            ),
+            (
+                r#"{"linux":{"namespaces":[{"type":"uts","x":["]\"]",{}],"path":"/p"}]}}"#,
+                true,
+            ),
+            (
+                r#"{"linux":{"namespaces" : [{"type":"uts"}], "x":{"path":"/p"}}}"#,
+                false,
             ),
             (r#"{"linux":{"names\u0070aces":[{"path":"/p"}]}}"#, true),
             (r#"{"linux":{"n\u0065tDevices":{}}}"#, true),

@@ -23,7 +23,9 @@ impl Init<'_> {
         }
         self.enter(Stage::Hooks);
         let what = || "cannot wait for the hooks".to_owned();
-        if hooks.runtime_before_root().next().is_some() {
+        if hooks.runtime_before_root().next().is_some()
+            && !(self.plan.others_see_init() && is_on(Defence::NotDumpable))
+        {
             // They look into this process: a network is made for the namespace at /proc/PID/ns/net.
             sys::cred::set_dumpable(true).doing(what)?;
         }

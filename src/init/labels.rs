@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::libc::{EACCES, EINVAL, ENOENT, EPERM};
-use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
+use rustix::fs::{OFlags, ResolveFlags};
 
 use crate::error::{Doing, Error, Result};
 use crate::plan::ProcessAttributes;
@@ -22,21 +22,9 @@ pub(crate) fn open_proc(wanted: &ProcessAttributes) -> Result<Option<OwnedFd>> {
     if !wanted.has_label() {
         return Ok(None);
     }
-    open_procfs(Path::new("/proc"))
+    sys::path::open_procfs(Path::new("/proc"))
         .doing(|| "cannot use the host's /proc, to set a security label".to_owned())
         .map(Some)
-}
-
-fn open_procfs(path: &Path) -> sys::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let error = |call, e: rustix::io::Errno| sys::Error::new(call, format!("{path:?}"), e);
-    let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| error("openat", e))?;
-    let found = rustix::fs::fstatfs(&fd).map_err(|e| error("fstatfs", e))?;
-    if found.f_type != PROC_SUPER_MAGIC {
-        let args = format!("{path:?} /* not a procfs */");
-        return Err(sys::Error::new("fstatfs", args, EINVAL));
-    }
-    Ok(fd)
 }
 
 /// Sets the labels that the program will run with. `proc` is what [`open_proc`] gave to this process, or to its parent.
@@ -154,13 +142,6 @@ fn told(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_procfs_is_written_to() {
-        assert!(open_procfs(Path::new("/proc")).is_ok());
-        let error = open_procfs(Path::new("/tmp")).unwrap_err();
-        assert!(error.to_string().contains("not a procfs"), "{error}");
-    }
 
     #[test]
     fn nothing_is_opened_where_no_label_is_asked_for() {

@@ -77,8 +77,8 @@ impl Plan {
         notes.extend(of_annotations);
         let own_dev = !mounts::has_host_dev(&mounts);
         let nodes = devices::nodes(linux, own_dev, ids, &mut problems);
-        match process {
-            Some(process) if problems.is_empty() => Ok(Self {
+        let mut plan = match process {
+            Some(process) if problems.is_empty() => Self {
                 root,
                 devices: nodes.devices,
                 fifos: nodes.fifos,
@@ -100,9 +100,11 @@ impl Plan {
                 time_offsets: time_offsets(linux),
                 net_devices,
                 user_namespace,
-            }),
-            _ => Err(problems),
-        }
+            },
+            _ => return Err(problems),
+        };
+        plan.note_hidden_init();
+        Ok(plan)
     }
 }
 

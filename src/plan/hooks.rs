@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use super::{Namespace, Note, Plan, UserNamespace};
+
 /// The hooks of a container, by when and where they run (runtime.md, "Lifecycle").
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hooks {
@@ -89,6 +91,29 @@ impl Hooks {
             poststop: self.poststop.clone(),
             ..Self::default()
         }
+    }
+}
+
+impl Plan {
+    /// Whether processes of other containers may find init among theirs, and have power over it, while the host's files are
+    /// still in its reach: those of the user namespace that it joins, where it has no pid namespace of its own.
+    pub fn others_see_init(&self) -> bool {
+        let joins_user = matches!(self.user_namespace, UserNamespace::Joined { .. });
+        joins_user && !self.namespaces.contains(&Namespace::Pid)
+    }
+
+    /// Tells that hooks cannot look into an init that is hidden from others.
+    pub(super) fn note_hidden_init(&mut self) {
+        let hooks = self.hooks.runtime_before_root().next();
+        let Some(first) = hooks.filter(|_| self.others_see_init()) else {
+            return;
+        };
+        self.notes.push(Note::new(
+            &first.property,
+            "hooks before the start cannot open the container's namespaces at /proc/PID/ns, nor its files at /proc/PID/root: the \
+             processes of other containers, among which it is, could reach the host's files there",
+            "give the container a pid namespace of its own, or a user namespace of its own; poststart hooks can look into it",
+        ));
     }
 }
 

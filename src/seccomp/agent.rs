@@ -1,7 +1,6 @@
 //! The agent that answers notified calls: it gets the listener and is told of the container (config-linux.md,
 //! "listenerPath"; runtime.md, "The container process state").
 
-use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::{Doing, Error, Result};
 use crate::plan::SeccompListener;
-use crate::state::{Record, Status};
+use crate::state::ContainerState;
 use crate::sys;
 
 /// The version of the container process state.
@@ -22,39 +21,6 @@ pub struct Agent {
     path: PathBuf,
     metadata: String,
     state: Vec<u8>,
-}
-
-/// The state of the container (runtime.md, "State").
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ContainerState<'a> {
-    /// ociVersion of its config.
-    pub oci_version: &'a str,
-    /// Its id.
-    pub id: &'a str,
-    /// Its status.
-    pub status: &'static str,
-    /// Its first process.
-    pub pid: i32,
-    /// Its bundle.
-    pub bundle: &'a Path,
-    /// Its config's annotations.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: &'a BTreeMap<String, String>,
-}
-
-impl<'a> ContainerState<'a> {
-    /// Of the container `id` with this record.
-    pub fn of(id: &'a str, record: &'a Record, status: Status) -> Self {
-        Self {
-            oci_version: &record.oci_version,
-            id,
-            status: status.word(),
-            pid: record.process.pid,
-            bundle: &record.bundle,
-            annotations: &record.annotations,
-        }
-    }
 }
 
 #[derive(Debug, Serialize)]

@@ -35,7 +35,7 @@ mod compile;
 mod newer;
 mod prologue;
 
-pub use agent::{Agent, ContainerState};
+pub use agent::Agent;
 pub use compile::compile;
 
 /// The largest program the kernel takes, in instructions (BPF_MAXINSNS).

@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
-use serde::Serialize;
 
 use crate::error::{Doing, Error, Result};
 use crate::plan::Hook;
-use crate::state::{Record, Status};
+use crate::state::{ContainerState, Record, Status};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::process::{Child, Cloned, Exit};
@@ -38,20 +37,6 @@ pub struct Told<'a> {
     pub annotations: &'a BTreeMap<String, String>,
 }
 
-/// A container's state as hooks get it (runtime.md, "State").
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct State<'a> {
-    oci_version: &'a str,
-    id: &'a str,
-    status: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<i32>,
-    bundle: &'a Path,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'a BTreeMap<String, String>,
-}
-
 impl<'a> Told<'a> {
     /// What hooks of container `id` are told, by its record.
     pub fn of(id: &'a str, record: &'a Record) -> Self {
@@ -65,7 +50,7 @@ impl<'a> Told<'a> {
 
     /// The state as JSON; `pid` is the container's process as the hook numbers it, if there is one.
     pub fn text(&self, status: Status, pid: Option<i32>) -> Result<String> {
-        let state = State {
+        let state = ContainerState {
             oci_version: self.oci_version,
             id: self.id,
             status: status.word(),

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::line::Failure;
+use super::line::{Failure, shortened};
 use super::{bit, new_flags, reported};
 use crate::error::{Doing, Error, Result};
 use crate::host::Joinable;
@@ -94,7 +94,7 @@ fn work(plan: &Plan, joinable: &Joinable, init: Init<'_>, line: &OwnedFd) -> ! {
     let (word, pidfd) = match made {
         Ok((Cloned::Child, _)) => init.run(),
         Ok((Cloned::Parent(Child { pid, pidfd }), mark)) => (Word::Made { pid, mark }, Some(pidfd)),
-        Err(error) => (Word::Failed(Failure::of(&error)), None),
+        Err(error) => (Word::Failed(shortened(&Failure::of(&error))), None),
     };
     let text = serde_json::to_vec(&word).unwrap_or_default();
     // If nobody is there any more, init finds that out by itself.

@@ -18,11 +18,13 @@ mod members;
 mod notify;
 mod process;
 mod record;
+mod report;
 mod status;
 
 pub use members::{Member, Members};
 pub use process::{ProcessIdentity, boot_id, once_visible};
 pub use record::{NamespaceMark, OuterRecord, Record, UserNamespaceRecord};
+pub use report::ContainerState;
 pub use status::Status;
 #[cfg(fuzzing)]
 pub(crate) use status::status;

@@ -261,3 +261,17 @@ fn describe_resolve(resolve: ResolveFlags) -> &'static str {
         "RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_root_of_a_procfs_is_one() {
+        assert!(open_procfs(Path::new("/proc")).is_ok());
+        for other in ["/tmp", "/proc/self"] {
+            let error = open_procfs(Path::new(other)).unwrap_err();
+            assert!(error.is(libc::ENOTDIR) || error.is(libc::ELOOP), "{error}");
+        }
+    }
+}

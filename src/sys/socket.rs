@@ -113,7 +113,11 @@ pub fn receive(socket: impl AsFd) -> Result<Option<Packet>> {
     }
 }
 
-/// Connects to the stream socket that listens at `path`, however long the path is: only its last name must fit sun_path.
+/// How long whoever listens on a stream socket may take to accept, and to read what is sent.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Connects to the stream socket that listens at `path`, however long the path is: only its last name must fit sun_path. EAGAIN,
+/// now and where something is sent, when the other side has done nothing for [`PATIENCE`].
 pub fn connect_stream(path: &Path) -> Result<OwnedFd> {
     let error = |e| Error::new("connect", format!("{path:?}"), e);
     let socket = rustix::net::socket_with(
@@ -123,6 +127,7 @@ pub fn connect_stream(path: &Path) -> Result<OwnedFd> {
         None,
     )
     .map_err(|e| Error::new("socket", "AF_UNIX, SOCK_STREAM", e))?;
+    limit_sending(&socket, PATIENCE)?;
     let address = match SocketAddrUnix::new(path) {
         Ok(address) => address,
         Err(_) => return connect_beside(&socket, path).map(|()| socket),
@@ -204,11 +209,16 @@ pub fn connect_datagram(address: &str, patience: std::time::Duration) -> Result<
         None => Err(rustix::io::Errno::AFNOSUPPORT),
     };
     let socket = datagram()?;
-    let limit = rustix::net::sockopt::Timeout::Send;
-    rustix::net::sockopt::set_socket_timeout(&socket, limit, Some(patience))
-        .map_err(|e| Error::new("setsockopt", "fd, SO_SNDTIMEO", e))?;
+    limit_sending(&socket, patience)?;
     rustix::net::connect(&socket, &target.map_err(error)?).map_err(error)?;
     Ok(socket)
+}
+
+/// Lets connect(2) and what sends wait no longer than `patience`.
+fn limit_sending(socket: &OwnedFd, patience: std::time::Duration) -> Result<()> {
+    let limit = rustix::net::sockopt::Timeout::Send;
+    rustix::net::sockopt::set_socket_timeout(socket, limit, Some(patience))
+        .map_err(|e| Error::new("setsockopt", "fd, SO_SNDTIMEO", e))
 }
 
 /// The next datagram that has arrived, if there is one; files that come with it are closed.

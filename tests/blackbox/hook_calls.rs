@@ -6,7 +6,7 @@ use crate::harness::{Fixture, lodger_only, peer_differs};
 use crate::hooks::{add, fixture, log};
 
 /// The command line of a verb on the fixture's containers.
-fn call(fixture: &Fixture, words: &str) -> String {
+pub(crate) fn call(fixture: &Fixture, words: &str) -> String {
     let runtime = crate::harness::runtime_binary();
     let state = fixture.path("state");
     format!("{} --root {} {words}", runtime.display(), state.display())

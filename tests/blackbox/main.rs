@@ -16,6 +16,7 @@ mod audit;
 mod base;
 mod clocks;
 mod closed;
+mod combinations;
 mod config;
 mod copy_up;
 mod cve_files;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, lodger_only, peer, peer_differs, skip, spawn, under_test, wait_for};
+use crate::harness::{
+    Fixture, lives, lodger_only, peer, peer_differs, skip, spawn, under_test, wait_for,
+};
 use crate::tracing::{Stopped, under_strace, works};
 use crate::weak::{Outcome, held_by};
 
@@ -73,14 +75,14 @@ pub(crate) fn first() -> Fixture {
 }
 
 /// A `sleep` that no other test has, by the number of its seconds.
-fn seconds() -> String {
+pub(crate) fn seconds() -> String {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     format!("7{:07}{number:02}", std::process::id())
 }
 
 /// The pids of the processes that sleep so many seconds.
-fn sleepers(seconds: &str) -> Vec<u32> {
+pub(crate) fn sleepers(seconds: &str) -> Vec<u32> {
     let wanted = format!("\0{seconds}\0");
     let processes = fs::read_dir("/proc").unwrap().flatten();
     processes
@@ -339,6 +341,42 @@ fn cve_2016_9962_an_init_that_joins_cannot_be_looked_into() {
     });
     // In a user namespace of its own it is out of reach already.
     assert_eq!(seen_from_inside(&["pid"], 1), [] as [Value; 0]);
+}
+
+/// What tells the kernel the id map of a mount is a process, which init has to be able to look into.
+#[test]
+fn cve_2016_9962_the_process_of_an_id_map_shows_nothing_of_the_host() {
+    lodger_only!("switching defences off");
+    if !works() {
+        skip!("strace is not installed, or may not trace");
+    }
+    held_by(&["NotDumpable"], || {
+        let mut fixture = Fixture::with_own_root();
+        fixture.add_probe();
+        list(&mut fixture, "user", None);
+        fixture.sleeping("a");
+        join(&mut fixture, "a", &["user", "pid"]);
+        fixture.config["hostname"] = json!(null);
+        let to = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
+        fixture.mount(json!({
+            "destination": "/mnt", "type": "tmpfs", "source": "t", "options": ["idmap"],
+            "uidMappings": to(rustix::process::getuid().as_raw()),
+            "gidMappings": to(rustix::process::getgid().as_raw()),
+        }));
+        fixture.write_config();
+        let create = fixture.command(&["create", "b"]);
+        // As soon as it has another root than the host's it may be looked into: it is stopped right before.
+        let stopped = Stopped::in_exec(&create, &fixture.path(""), "pivot_root");
+        let look = ["exec", "-c", "CAP_SYS_PTRACE", "a", "/probe", "report"];
+        let seen: Value = serde_json::from_str(&fixture.bare(&look).ok()).unwrap();
+        // Init would be stopped where it changes its own root: both end here.
+        let runtime = stopped.runtime;
+        drop(stopped);
+        wait_for("create to end", || (!lives(runtime)).then_some(()));
+        let outside = seen["outside"].as_array().unwrap();
+        let found = (!outside.is_empty()).then(|| format!("{outside:?}"));
+        Outcome::of(found, "nothing was reachable")
+    });
 }
 
 /// The ways out of a container, found by it in the processes of another one that is being made and joins `kinds` of its

@@ -11,14 +11,14 @@ use serde_json::json;
 use crate::harness::{Fixture, LIMIT, Running, lodger_only, peer_differs, spawn, wait_for};
 
 /// A service manager that reads all the time, and what its services get as NOTIFY_SOCKET.
-struct Manager {
+pub(crate) struct Manager {
     messages: Receiver<String>,
     address: String,
     own: SocketAddr,
 }
 
 impl Manager {
-    fn new(fixture: &Fixture) -> Manager {
+    pub(crate) fn new(fixture: &Fixture) -> Manager {
         let path = fixture.path("manager");
         let own = SocketAddr::from_pathname(&path).unwrap();
         Manager::at(own, path.to_str().unwrap())
@@ -52,7 +52,7 @@ impl Manager {
     }
 
     /// The lines of the next message.
-    fn hears(&self) -> Vec<String> {
+    pub(crate) fn hears(&self) -> Vec<String> {
         let text = self.messages.recv_timeout(LIMIT).unwrap();
         text.lines().map(str::to_owned).collect()
     }
@@ -85,7 +85,7 @@ fn go(fixture: &Fixture, name: &str) {
 }
 
 /// The runtime, as a service of the manager.
-fn start(fixture: &Fixture, manager: &Manager, args: &[&str]) -> Running {
+pub(crate) fn start(fixture: &Fixture, manager: &Manager, args: &[&str]) -> Running {
     fixture.write_config();
     let mut command = fixture.command(args);
     spawn(command.env("NOTIFY_SOCKET", &manager.address), b"")

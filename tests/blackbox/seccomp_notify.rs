@@ -12,14 +12,14 @@ use crate::harness::{Fixture, Running, lodger_only, peer, peer_differs, spawn, w
 use crate::seccomp::{agent_binary, blocking, filtered, mkdirat};
 
 /// A running agent, and what it was told.
-struct Agent {
+pub(crate) struct Agent {
     directory: PathBuf,
     socket: PathBuf,
     running: Running,
 }
 
 impl Agent {
-    fn serve(fixture: &Fixture, answer: &str) -> Agent {
+    pub(crate) fn serve(fixture: &Fixture, answer: &str) -> Agent {
         Agent::serve_at(fixture, "agent.sock", answer)
     }
 
@@ -50,19 +50,19 @@ impl Agent {
     }
 
     /// How many states came.
-    fn states(&self) -> usize {
+    pub(crate) fn states(&self) -> usize {
         (0..)
             .take_while(|n| self.directory.join(n.to_string()).exists())
             .count()
     }
 
-    fn calls(&self) -> String {
+    pub(crate) fn calls(&self) -> String {
         fs::read_to_string(self.directory.join("calls")).unwrap_or_default()
     }
 }
 
 /// A container whose program makes a directory, of which the agent at `agent.sock` is notified.
-fn notifying(names: &[&str]) -> Fixture {
+pub(crate) fn notifying(names: &[&str]) -> Fixture {
     let mut fixture = filtered(blocking(names, "SCMP_ACT_NOTIFY"));
     let path = fixture.path("agent.sock");
     fixture.config["linux"]["seccomp"]["listenerPath"] = json!(path);

@@ -363,3 +363,34 @@ fn sockets_of_systemd_are_passed_on() {
     let ran = around(&fixture, &outer, &["run", "--preserve-fds", "1", "c"]);
     assert_eq!(ran.ok(), "[]\nthree\n");
 }
+
+/// Whoever listens, and never accepts, keeps nobody waiting for ever.
+#[test]
+fn a_listener_that_does_not_accept_is_an_error() {
+    lodger_only!("a limit of the time to connect");
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+    let mut fixture = Fixture::new();
+    let path = fixture.path("idle");
+    let address = SocketAddrUnix::new(&path).unwrap();
+    let socket = || rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let listener = socket();
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    // The one for whom there is room.
+    let first = socket();
+    rustix::net::connect(&first, &address).unwrap();
+    let at = path.to_str().unwrap();
+    let text = ": EAGAIN (";
+    fixture
+        .runtime(&["run", "--pidfd-socket", at, "c"])
+        .fails(1, text);
+    fixture.config["linux"]["seccomp"] = serde_json::json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
+        "listenerPath": at,
+    });
+    fixture.runtime(&["create", "c"]).ok();
+    fixture.bare(&["start", "c"]).fails(1, text);
+    assert_eq!(fixture.status("c"), "created");
+    fixture.bare(&["delete", "-f", "c"]).ok();
+}

@@ -172,7 +172,7 @@ impl Stopped {
         Stopped::with(command, scratch, &[&option])
     }
 
-    /// Whichever process of an `exec` makes a call of this kind, after the first one.
+    /// Whichever process of the runtime's makes a call of this kind, after the first one.
     pub(crate) fn in_exec(command: &Command, scratch: &Path, kind: &str) -> Stopped {
         let option = format!("--inject={kind}:signal=STOP:when=1");
         Stopped::with(command, scratch, &["-f", &option])
