@@ -226,11 +226,13 @@ impl Members {
     }
 
     /// Whether a process that cannot be looked into is one of ours that joins some container: so is its parent then, the
-    /// runtime, and both have the caller's uid or the container's.
+    /// runtime, and both have the caller's uid or the container's. Both have forbidden it: the caller's other processes
+    /// cannot be looked into from inside a user namespace either, and they go on for ever.
     fn is_joining(&self, pid: i32) -> bool {
         let parent = |pid| {
             let (parent, uid) = process::parent_and_uid(pid)?;
-            self.uids.iter().any(|ids| ids.has(uid)).then_some(parent)
+            let is_ours = self.uids.iter().any(|ids| ids.has(uid));
+            (is_ours && process::is_undumpable(pid)).then_some(parent)
         };
         parent(pid)
             .is_some_and(|runtime| is_hidden(&self.kind.open(runtime)) && parent(runtime).is_some())

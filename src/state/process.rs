@@ -112,7 +112,19 @@ pub fn once_visible<T>(
 
 /// Whether nobody may look into the process: what is its own is root's then (proc(5)).
 fn is_hidden(pid: i32) -> bool {
-    rustix::fs::stat(format!("/proc/{pid}/ns")).is_ok_and(|stat| stat.st_uid == 0)
+    owner(pid, "ns") == Some(0) || is_undumpable(pid)
+}
+
+/// Whether the process has forbidden to be looked into, or was never allowed it (PR_SET_DUMPABLE(2const)): what is its own
+/// has another owner than its directory in /proc then, as root of this user namespace or another is seen here.
+pub(super) fn is_undumpable(pid: i32) -> bool {
+    let (own, inside) = (owner(pid, ""), owner(pid, "ns"));
+    own.is_some() && inside.is_some() && own != inside
+}
+
+fn owner(pid: i32, name: &str) -> Option<u32> {
+    let stat = rustix::fs::stat(format!("/proc/{pid}/{name}")).ok()?;
+    Some(stat.st_uid)
 }
 
 /// The parent and the real uid of a process, which everybody may read (proc_pid_status(5)).

@@ -159,8 +159,13 @@ pub fn parent_pid() -> i32 {
     rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get())
 }
 
-/// Kills every process of the group that `leader` leads, a child that has not been waited for.
+/// Kills `leader`, a child that has not been waited for, and every process of the group that it leads.
 pub fn kill_group(leader: &Child) -> Result<()> {
+    // It may not lead a group yet; killed first, it makes neither a group nor a child any more.
+    match send_signal(&leader.pidfd, libc::SIGKILL) {
+        Err(error) if !error.is(libc::ESRCH) => return Err(error),
+        _ => {}
+    }
     let group = nix::unistd::Pid::from_raw(leader.pid);
     match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
         // All of them have ended.

@@ -24,7 +24,7 @@ fn a_detached_container_is_logged_stopped_and_removed() {
             (logs() == ("out\n".into(), "err\n".into())).then_some(())
         });
         assert_eq!(status(e, &name), "running");
-        e.podman(&["stop", "--time", "10", &name]).ok();
+        e.podman(&["stop", "--time", "40", &name]).ok();
         assert_eq!(e.podman(&["wait", &name]).ok(), "3\n");
         assert_eq!(logs().0, "out\nterm\n");
         assert_eq!(status(e, &name), "exited");
@@ -235,7 +235,7 @@ fn containers_in_a_pod() {
         ];
         e.run(&[&of_pod[..], &listen].concat()).ok();
         let script =
-            "for i in $(seq 100); do nc 127.0.0.1 99 2>/dev/null && exit; sleep 0.05; done; exit 1";
+            "for i in $(seq 600); do nc 127.0.0.1 99 2>/dev/null && exit; sleep 0.05; done; exit 1";
         assert_eq!(e.sh(&of_pod, script), "from the pod\n");
         assert_eq!(e.sh(&of_pod, "hostname"), format!("{pod}\n"));
         e.podman(&["pod", "rm", "--force", "--time", "0", &pod])

@@ -78,7 +78,7 @@ pub(crate) fn first() -> Fixture {
 pub(crate) fn seconds() -> String {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    format!("7{:07}{number:02}", std::process::id())
+    format!("4{:07}{number:02}", std::process::id())
 }
 
 /// The pids of the processes that sleep so many seconds.
@@ -244,6 +244,7 @@ fn no_process_is_left_in_a_joined_pid_namespace() {
         assert_eq!(pids, expected, "{kinds:?}");
         fixture.bare(&["kill", "b", "KILL"]).ok();
         ended();
+        fixture.wait_status("b", "stopped");
         fixture.bare(&["delete", "b"]).ok();
         start(&mut fixture);
         fixture.bare(&["delete", "-f", "b"]).ok();

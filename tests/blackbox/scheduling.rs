@@ -4,7 +4,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, Ran, lodger_only, peer_differs, skip, spawn, wait_for};
+use crate::harness::{
+    Fixture, LIMIT, Ran, Running, lodger_only, peer_differs, skip, spawn, wait_for,
+};
 
 /// Prints policy, real-time priority, nice value (proc_pid_stat(5)) and I/O priority of the shell itself.
 const TELL: &str = "read -r s </proc/self/stat; set -- $s; echo policy ${41} priority ${40} nice ${19}; ionice -p $$";
@@ -13,7 +15,13 @@ const TELL: &str = "read -r s </proc/self/stat; set -- $s; echo policy ${41} pri
 fn told(process: &[(&str, Value)]) -> String {
     let mut fixture = asking(process);
     fixture.sh(TELL);
-    fixture.run().ok()
+    patiently(fixture.background(&["run", "c"], b"")).ok()
+}
+
+/// Waits for the end of one who may have to let everybody else on this machine go first.
+fn patiently(mut running: Running) -> Ran {
+    let ran = running.wait_at_most(LIMIT * 5);
+    ran.expect("it ends")
 }
 
 fn asking(process: &[(&str, Value)]) -> Fixture {
@@ -282,7 +290,8 @@ fn exec_has_the_scheduling_of_its_process_file() {
 fn exec_process(fixture: &Fixture, process: &Value) -> Ran {
     let path = fixture.path("process.json");
     fs::write(&path, process.to_string()).unwrap();
-    fixture.bare(&["exec", "--process", path.to_str().unwrap(), "c"])
+    let args = ["exec", "--process", path.to_str().unwrap(), "c"];
+    patiently(fixture.background(&args, b""))
 }
 
 /// The CPUs this test may run on.
