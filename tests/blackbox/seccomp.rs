@@ -451,17 +451,6 @@ fn what_is_wrong_with_a_filter_is_listed_with_its_pointers() {
 }
 
 #[test]
-fn an_errno_for_an_action_without_one_is_refused() {
-    peer_differs!("runc", "1.1 ignores errnoRet where the action has none");
-    let mut seccomp = blocking(&["mkdirat"], "SCMP_ACT_KILL");
-    seccomp["syscalls"][0]["errnoRet"] = json!(1);
-    filtered(seccomp).run().fails(
-        1,
-        "/linux/seccomp/syscalls/0/errnoRet: SCMP_ACT_KILL has no errno",
-    );
-}
-
-#[test]
 fn an_unknown_call_that_was_to_be_blocked_is_refused() {
     peer_differs!(
         "crun",

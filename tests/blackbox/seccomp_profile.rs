@@ -6,7 +6,7 @@ use nix::libc;
 use serde_json::{Value, json};
 
 use crate::harness::{Fixture, lodger_only, peer_differs, skip};
-use crate::seccomp::filtered;
+use crate::seccomp::{blocking, filtered};
 
 /// Podman's default profile, where it is installed.
 const PODMANS: &str = "/usr/share/containers/seccomp.json";
@@ -196,4 +196,15 @@ fn all_that_features_promises_of_filters_is_taken() {
         let ran = fixture.bare(&["plan", "."]);
         assert_eq!(ran.code, 0, "{filter}: {ran:#?}");
     }
+}
+
+#[test]
+fn an_errno_for_an_action_without_one_is_refused() {
+    peer_differs!("runc", "1.1 ignores errnoRet where the action has none");
+    let mut seccomp = blocking(&["mkdirat"], "SCMP_ACT_KILL");
+    seccomp["syscalls"][0]["errnoRet"] = json!(1);
+    filtered(seccomp).run().fails(
+        1,
+        "/linux/seccomp/syscalls/0/errnoRet: SCMP_ACT_KILL has no errno",
+    );
 }
