@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_root_of_a_procfs_is_one() {
+    fn only_a_procfs_is_written_to() {
         assert!(open_procfs(Path::new("/proc")).is_ok());
         for other in ["/tmp", "/proc/self"] {
             let error = open_procfs(Path::new(other)).unwrap_err();
