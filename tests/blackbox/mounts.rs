@@ -126,9 +126,9 @@ fn an_id_map_leaves_no_process() {
             json!({"destination": at, "type": "tmpfs", "source": "t", "options": ["idmap"]}),
         );
     }
-    fixture.sh("ls -d /proc/[0-9]* | wc -l");
-    // The shell, ls and wc.
-    assert_eq!(fixture.run().ok(), "3\n");
+    fixture.sh("echo /proc/[0-9]*");
+    // The shell.
+    assert_eq!(fixture.run().ok(), "/proc/1\n");
 }
 
 #[test]
