@@ -6,7 +6,7 @@ use super::exit_file::ExitFile;
 use super::io::{Front, Io};
 use super::{Global, protect};
 use crate::error::{Doing, Error, Result};
-use crate::host::{HostFacts, Joinable};
+use crate::host::HostFacts;
 use crate::init::Manner;
 use crate::log::Log;
 use crate::plan::{self, CapabilitySet, Note, Plan, Process, Seccomp};
@@ -179,16 +179,13 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let config = super::spec::read_config(&common.bundle, common.config.as_deref())?;
     // Hooks are run by one who has stayed where the caller is.
     let runner = config.may_have_hooks().then(Runner::begin).transpose()?;
-    let early = config.parse_if_it_joins(&mut facts)?;
-    let joinable = early.as_ref().map(|(_, joinable)| joinable);
+    let (early, joinable) = config.parse_if_it_joins(&mut facts)?.unzip();
+    let joinable = joinable.unwrap_or_default();
     let outer = plan::idmap::outer(&facts);
     tracing::debug!(state = ?store.path(), ?outer, "entering the outer user namespace");
-    let entering = userns::begin(&outer, &store, joinable.unwrap_or(&Joinable::default()))?;
+    let entering = userns::begin(&outer, &store, &joinable)?;
     // The helpers work while the config is parsed.
-    let (mut bundle, joinable) = match early {
-        Some(early) => early,
-        None => (config.parse()?, Joinable::default()),
-    };
+    let mut bundle = early.map_or_else(|| config.parse(), Ok)?;
     if common.tty {
         bundle.give_terminal();
     }
@@ -237,7 +234,10 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         notify,
         runner: runner.as_ref(),
     };
-    let poststop = Poststop::new(&plan.hooks.poststop, creation.told())?;
+    let poststop = match Poststop::new(&plan.hooks.poststop, creation.told()) {
+        Ok(poststop) => poststop,
+        Err(error) => return Err(undone(&store, &entry, None, error)),
+    };
     let made = creation.make(entering, agent);
     let after = runner.zip(poststop);
     match made {
