@@ -404,9 +404,9 @@ fn maps(namespace: &OwnedFd) -> Result<Found, String> {
         Cloned::Parent(child) => child,
         Cloned::Child => {
             drop(ours);
-            let _ = sys::cred::die_with_parent(true);
-            // From here on processes in there must not look into this one (CVE-2016-9962).
-            let joined = sys::cred::set_dumpable(!is_on(Defence::NotDumpable))
+            // Once it has joined, processes in there must not look into this one (CVE-2016-9962).
+            let joined = sys::cred::die_with_parent(true)
+                .and_then(|()| sys::cred::set_dumpable(!is_on(Defence::NotDumpable)))
                 .and_then(|()| sys::ns::join_user(namespace.as_fd()));
             let word = joined.err().map_or(String::new(), |e| e.to_string());
             let _nobody_to_tell = sys::socket::send(&theirs, format!("{word}.").as_bytes());

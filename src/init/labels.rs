@@ -54,20 +54,9 @@ pub(super) fn apply(wanted: &ProcessAttributes, proc: Option<OwnedFd>) -> Result
         )?;
     }
     if let Some(label) = &wanted.selinux_label {
+        let refused = "the policy does not let this session's context set it (process setexec)";
         let what = format!("cannot apply the SELinux label {label:?}");
-        let written = write(&proc, "attr/exec", label);
-        told(
-            written,
-            &what,
-            "/process/selinuxLabel",
-            |errno| match errno {
-                EINVAL => Some(UNKNOWN_CONTEXT),
-                EACCES | EPERM => {
-                    Some("the policy does not let this session's context set it (process setexec)")
-                }
-                _ => None,
-            },
-        )?;
+        set_context(&proc, "attr/exec", label, &what, refused)?;
     }
     Ok(())
 }
@@ -77,17 +66,27 @@ pub(super) fn apply_to_keyring(wanted: &ProcessAttributes, proc: Option<&OwnedFd
     let Some((label, proc)) = wanted.selinux_label.as_ref().zip(proc) else {
         return Ok(());
     };
+    let refused = "the policy does not let this session's context set it (process setkeycreate): try --no-new-keyring";
     let what = format!("cannot apply the SELinux label {label:?} to a keyring");
-    let written = write(proc, "attr/keycreate", label);
+    set_context(proc, "attr/keycreate", label, &what, refused)
+}
+
+/// Writes an SELinux context; `refused` is said where the policy does not allow it.
+fn set_context(
+    proc: &OwnedFd,
+    file: &str,
+    label: &str,
+    what: &str,
+    refused: &'static str,
+) -> Result<()> {
+    let written = write(proc, file, label);
     told(
         written,
-        &what,
+        what,
         "/process/selinuxLabel",
         |errno| match errno {
             EINVAL => Some(UNKNOWN_CONTEXT),
-            EACCES | EPERM => Some(
-                "the policy does not let this session's context set it (process setkeycreate): try --no-new-keyring",
-            ),
+            EACCES | EPERM => Some(refused),
             _ => None,
         },
     )

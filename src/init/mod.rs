@@ -405,7 +405,8 @@ fn start(program: &Program, dies: bool, line: &InitEnd) -> Error {
     }
 }
 
-fn die_with_runtime(die: bool) -> Result<()> {
+/// Whether to be killed when the runtime ends.
+pub(crate) fn die_with_runtime(die: bool) -> Result<()> {
     sys::cred::die_with_parent(die).doing(|| "cannot follow the runtime's end".to_owned())
 }
 

@@ -18,7 +18,7 @@ use super::line::{Failure, shortened};
 use super::{bit, new_flags, reported};
 use crate::error::{Doing, Error, Result};
 use crate::host::Joinable;
-use crate::init::{Init, set_oom_score};
+use crate::init::{Init, die_with_runtime, set_oom_score};
 use crate::plan::{
     ClockOffset, JoinedNamespace, Namespace, Plan, UserNamespace, namespace_pointer,
 };
@@ -113,7 +113,7 @@ struct Joiner<'a> {
 impl Joiner<'_> {
     /// Joins everything, and makes init.
     fn make(&self) -> Result<(Cloned, Option<NamespaceMark>)> {
-        die_with_runtime()?;
+        die_with_runtime(true)?;
         let clocks = self.open_clocks()?;
         let user = self.user()?;
         if user.is_some() {
@@ -135,7 +135,7 @@ impl Joiner<'_> {
                     error.hint("it must be a user namespace of yours, or of a container of yours")
                 })?;
             // The change of user namespace may have cleared it.
-            die_with_runtime()?;
+            die_with_runtime(true)?;
         }
         self.join_all(&inside)?;
         let mut new = new_flags(self.plan) & !flag::CGROUP;
@@ -232,10 +232,6 @@ fn explain_join(namespace: &JoinedNamespace, error: Error) -> Error {
         ),
         _ => error.hint("it must belong to a user namespace of yours, or of a container of yours"),
     }
-}
-
-fn die_with_runtime() -> Result<()> {
-    sys::cred::die_with_parent(true).doing(|| "cannot follow the runtime's end".to_owned())
 }
 
 /// Sets the clocks of the time namespace that this process has made, and its children will be in.
