@@ -165,14 +165,7 @@ fn what_the_document_denies_is_refused_and_what_it_promises_is_not() {
     let hook = json!([{"path": "/bin/true"}]);
     let promised = features(&Fixture::new());
     let hooks = strings(&promised["hooks"]);
-    for name in [
-        "prestart",
-        "createRuntime",
-        "createContainer",
-        "startContainer",
-        "poststart",
-        "poststop",
-    ] {
+    for name in crate::hooks::KINDS {
         let mut fixture = Fixture::new();
         fixture.config["hooks"] = json!({name: hook});
         assert_eq!(plan(&fixture).is_ok(), hooks.contains(&name), "{name}");
