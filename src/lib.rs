@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod bundle;
+pub mod cgroup;
 pub mod cli;
 pub mod error;
 #[cfg(fuzzing)]

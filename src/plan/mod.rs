@@ -473,6 +473,7 @@ mod time_offsets;
 pub use annotations::{ACTING as ACTING_ANNOTATIONS, Acting, keeps_groups};
 pub use attributes::{ProcessAttributes, Role, attributes};
 pub use capability::CapabilitySet;
+pub use cgroup::{Cgroup, CgroupPlace, FileWrite, PropertyValue, Setting, UnitProperty};
 pub use devices::{Asked, Device, Fifo};
 pub use hooks::{Hook, Hooks};
 pub use mount_ids::MountIdMap;
