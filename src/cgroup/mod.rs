@@ -4,6 +4,16 @@
 //! Plans say what is set (`plan::Cgroup`); here it is done. What is remembered of a container's cgroup is [`CgroupRecord`].
 #![forbid(unsafe_code)]
 
+mod caller;
+mod fs;
+mod life;
+mod limits;
+mod owner;
 mod record;
+mod tree;
 
+pub use fs::{Dir, Hierarchy, join};
+pub use life::Events;
+pub use limits::controllers_of;
 pub use record::{CgroupRecord, Enforced, EnforcedBy};
+pub use tree::Removal;

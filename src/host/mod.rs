@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod cgroup;
 mod details;
 mod joined;
 mod mountinfo;
@@ -18,6 +19,9 @@ mod programs;
 mod subid;
 mod text;
 
+pub use cgroup::{
+    CALLERS, CGROUP_MOUNT, CgroupKind, CgroupReading, ManagerCgroup, parse_own_cgroup,
+};
 pub use details::{Details, Resctrl};
 pub use joined::{Found, Joinable, NamespaceReading, may_join};
 pub use mountinfo::{MountLine, Revealing, parse_mountinfo, too_revealing};
@@ -114,4 +118,7 @@ pub struct HostFacts {
     /// The network namespace that the caller is in. It is read only where the config has network devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetReading>,
+    /// Control groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<CgroupReading>,
 }
