@@ -4,6 +4,13 @@
 //! Plans say what is set (`plan::Cgroup`); here it is done. What is remembered of a container's cgroup is [`CgroupRecord`].
 #![forbid(unsafe_code)]
 
+mod bus;
 mod record;
+mod systemd;
+mod version;
+mod wire;
 
+pub use bus::{Bus, BusError};
 pub use record::{CgroupRecord, Enforced, EnforcedBy};
+pub use systemd::{Scope, Started};
+pub use version::{IDLE_WEIGHT, parse_version, since};

@@ -65,6 +65,7 @@ mod tests {
             details: crate::host::Details::default(),
             namespaces: Vec::new(),
             network: None,
+            session: None,
         }
     }
 

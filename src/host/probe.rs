@@ -72,6 +72,7 @@ impl HostFacts {
             user_name,
             namespaces: Vec::new(),
             network: None,
+            session: None,
         }
     }
 }

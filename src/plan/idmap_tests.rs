@@ -43,6 +43,7 @@ fn facts() -> HostFacts {
         details: crate::host::Details::default(),
         namespaces: Vec::new(),
         network: None,
+        session: None,
     }
 }
 
