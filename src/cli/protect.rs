@@ -66,6 +66,7 @@ mod tests {
             namespaces: Vec::new(),
             network: None,
             cgroup: None,
+            session: None,
         }
     }
 

@@ -74,6 +74,7 @@ impl HostFacts {
             namespaces: Vec::new(),
             network: None,
             cgroup,
+            session: None,
         }
     }
 }

@@ -44,6 +44,7 @@ fn facts() -> HostFacts {
         namespaces: Vec::new(),
         network: None,
         cgroup: None,
+        session: None,
     }
 }
 
