@@ -13,6 +13,7 @@ mod owner;
 mod record;
 mod systemd;
 mod tree;
+mod update;
 mod version;
 mod wire;
 
@@ -23,4 +24,5 @@ pub use limits::controllers_of;
 pub use record::{CgroupRecord, Enforced, EnforcedBy};
 pub use systemd::{Scope, Started};
 pub use tree::Removal;
+pub use update::{Changed, change};
 pub use version::{IDLE_WEIGHT, parse_version, since};

@@ -30,8 +30,10 @@ mod quick;
 mod select;
 mod show;
 mod signal;
+mod size;
 mod spec;
 mod start;
+mod update;
 pub mod user;
 mod wait;
 
@@ -108,6 +110,7 @@ enum Command {
     Ps(ps::Args),
     Kill(kill::Args),
     Wait(wait::Args),
+    Update(update::Args),
     Delete(delete::Args),
     Spec(spec::SpecArgs),
     Plan(spec::PlanArgs),
@@ -118,8 +121,6 @@ enum Command {
     Pause(later::Args),
     #[command(hide = true)]
     Resume(later::Args),
-    #[command(hide = true)]
-    Update(later::Args),
     #[command(hide = true)]
     Events(later::Args),
     #[command(hide = true)]
@@ -191,6 +192,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Ps(args) => ps::ps(global, &args),
         Command::Kill(args) => kill::kill(global, &args),
         Command::Wait(args) => wait::wait(global, &args),
+        Command::Update(args) => update::update(global, &args, log),
         Command::Delete(args) => delete::delete(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
         Command::Plan(args) => spec::plan(&args),
@@ -199,7 +201,6 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Help(args) => help::help(&args),
         Command::Pause(_) => later::needs_cgroups("pause"),
         Command::Resume(_) => later::needs_cgroups("resume"),
-        Command::Update(_) => later::needs_cgroups("update"),
         Command::Events(_) => later::needs_cgroups("events"),
         Command::Checkpoint(_) => later::needs_criu("checkpoint"),
         Command::Restore(_) => later::needs_criu("restore"),

@@ -26,6 +26,7 @@ impl Creation<'_> {
             outer,
         });
         Ok(Record {
+            cgroup: None,
             oci_version: self.bundle.spec.version().clone(),
             process: ProcessIdentity::of(child.pid)?,
             boot_id: boot_id()?,
