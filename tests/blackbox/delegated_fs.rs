@@ -361,3 +361,56 @@ fn a_controller_is_enabled_once_nobody_is_in_the_way() {
         "{error}"
     );
 }
+
+#[test]
+fn the_cgroup_of_a_container_is_made_anew_and_never_shared() {
+    lodger_only!("its library");
+    let place = Place::new();
+    let base = place.0.path();
+    let make =
+        |path: Option<&str>, settings: &[Setting]| lodger::cgroup::make(base, path, "c", settings);
+    let (dir, enforced) = make(None, &[]).unwrap();
+    assert_eq!(dir.path(), format!("{base}/lodger-c"));
+    assert!(enforced.is_empty());
+    // Left by a lodger that was killed.
+    dir.write("cgroup.max.depth", "3").unwrap();
+    dir.make_beneath("x/y", &[]).unwrap();
+    let (dir, _) = make(None, &[]).unwrap();
+    assert_eq!(dir.read("cgroup.max.depth").unwrap(), "max\n");
+    assert!(dir.child("x").unwrap().is_none());
+    // What the caller has made for it stays as it is.
+    let hers = place.make("pods/web");
+    hers.write("cgroup.max.depth", "3").unwrap();
+    let (web, _) = make(Some("pods/web"), &[]).unwrap();
+    assert_eq!(web.read("cgroup.max.depth").unwrap(), "3\n");
+
+    let _process = Process::new(&web, "sleep 600");
+    let error = make(Some("pods/web"), &[]).unwrap_err();
+    assert!(
+        error
+            .message()
+            .starts_with("container's cgroup is not empty: 1 process(es) found"),
+        "{error}"
+    );
+    let thawed = place.make("frozen");
+    thawed.freeze().unwrap();
+    let error = make(Some("frozen"), &[]).unwrap_err();
+    assert!(
+        error
+            .message()
+            .starts_with("container's cgroup unexpectedly frozen"),
+        "{error}"
+    );
+    // A limit that cannot be set leaves nothing.
+    let mut none = setting("none.max", "1");
+    none.controller.clear();
+    let error = make(Some("none"), &[none]).unwrap_err();
+    assert!(
+        error
+            .hints()
+            .unwrap()
+            .contains("this kernel has no such file"),
+        "{error}"
+    );
+    assert!(place.0.child("none").unwrap().is_none());
+}
