@@ -13,6 +13,7 @@ use crate::error::{Doing, Error, Result};
 use crate::sys;
 
 mod directory;
+mod group;
 mod holder;
 mod members;
 mod notify;
@@ -483,7 +484,8 @@ impl Entry {
 
     /// The status now of the container with this record.
     pub fn status(&self, record: &Record) -> Status {
-        status::status(record.process.is_alive(&record.boot_id), self.has_gate())
+        let alive = record.process.is_alive(&record.boot_id);
+        status::status(alive, self.has_gate(), || group::is_frozen(record))
     }
 
     fn write(&self, name: &str, content: &[u8]) -> sys::Result<()> {
