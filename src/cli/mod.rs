@@ -25,9 +25,11 @@ mod help;
 mod io;
 mod kill;
 mod later;
+mod pause;
 mod protect;
 mod ps;
 mod quick;
+mod remnants;
 mod select;
 mod show;
 mod signal;
@@ -108,6 +110,8 @@ enum Command {
     List(show::ListArgs),
     Ps(ps::Args),
     Kill(kill::Args),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
     Wait(wait::Args),
     Delete(delete::Args),
     Spec(spec::SpecArgs),
@@ -115,10 +119,6 @@ enum Command {
     Features(features::Args),
     Completion(completion::Args),
     Help(help::Args),
-    #[command(hide = true)]
-    Pause(later::Args),
-    #[command(hide = true)]
-    Resume(later::Args),
     #[command(hide = true)]
     Update(later::Args),
     #[command(hide = true)]
@@ -191,6 +191,8 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::List(args) => show::list(global, &args, log),
         Command::Ps(args) => ps::ps(global, &args),
         Command::Kill(args) => kill::kill(global, &args),
+        Command::Pause(args) => pause::pause(global, &args),
+        Command::Resume(args) => pause::resume(global, &args),
         Command::Wait(args) => wait::wait(global, &args),
         Command::Delete(args) => delete::delete(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
@@ -198,8 +200,6 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Features(args) => features::features(&args),
         Command::Completion(args) => completion::completion(&args),
         Command::Help(args) => help::help(&args),
-        Command::Pause(_) => later::needs_cgroups("pause"),
-        Command::Resume(_) => later::needs_cgroups("resume"),
         Command::Update(_) => later::needs_cgroups("update"),
         Command::Events(_) => later::needs_cgroups("events"),
         Command::Checkpoint(_) => later::needs_criu("checkpoint"),
