@@ -5,19 +5,23 @@
 #![forbid(unsafe_code)]
 
 mod bus;
+mod bus_error;
 mod caller;
 mod fs;
 mod life;
 mod limits;
 mod make;
 mod owner;
+#[cfg(test)]
+mod played;
 mod record;
 mod systemd;
 mod tree;
 mod version;
 mod wire;
 
-pub use bus::{Bus, BusError};
+pub use bus::Bus;
+pub use bus_error::BusError;
 pub use fs::{Dir, Hierarchy, join};
 pub use life::Events;
 pub use limits::controllers_of;
@@ -25,4 +29,4 @@ pub use make::make;
 pub use record::{CgroupRecord, Enforced, EnforcedBy};
 pub use systemd::{Scope, Started};
 pub use tree::Removal;
-pub use version::{IDLE_WEIGHT, parse_version, since};
+pub use version::parse_version;
