@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bus;
+mod bus_error;
 mod caller;
 mod enter;
 mod fs;
@@ -12,6 +13,8 @@ mod life;
 mod limits;
 mod make;
 mod owner;
+#[cfg(test)]
+mod played;
 mod record;
 mod remove;
 mod systemd;
@@ -20,7 +23,8 @@ mod tree;
 mod version;
 mod wire;
 
-pub use bus::{Bus, BusError};
+pub use bus::Bus;
+pub use bus_error::BusError;
 pub use enter::Entrance;
 pub use fs::{Dir, Hierarchy, join};
 pub use life::Events;

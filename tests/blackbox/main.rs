@@ -23,6 +23,7 @@ mod cve_files;
 mod cve_mounts;
 mod cve_paths;
 mod cve_process;
+mod delegated_bus_hostile;
 mod delegated_fs;
 mod devices;
 mod engines;
