@@ -5,5 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod record;
+pub mod stats;
+pub mod sums;
 
 pub use record::{CgroupRecord, Enforced, EnforcedBy};
