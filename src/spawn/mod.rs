@@ -2,8 +2,6 @@
 //! when something fails. Init reports, this side prints: one failure, one error.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::time::SystemTime;
 
 use crate::bundle::Bundle;
 use crate::error::{Doing, Error, Result};
@@ -11,10 +9,7 @@ use crate::host::Joinable;
 use crate::init::{Init, Manner, Stage};
 use crate::plan::{Hook, Namespace, Note, Plan, UserNamespace};
 use crate::seccomp::Agent;
-use crate::state::{
-    ContainerState, Entry, NamespaceMark, OuterRecord, ProcessIdentity, Record, Status,
-    UserNamespaceRecord, boot_id,
-};
+use crate::state::{ContainerState, Entry, NamespaceMark, OuterRecord, Status};
 use crate::sys;
 use crate::sys::memory::SharedByte;
 use crate::sys::ns::flag;
@@ -32,6 +27,7 @@ pub mod line;
 mod nameless;
 mod net_devices;
 pub mod notify;
+mod record;
 mod relay;
 mod start;
 mod whole_file;
@@ -295,42 +291,6 @@ impl Creation<'_> {
             bundle: &self.bundle.directory,
             annotations: &self.plan.annotations,
         }
-    }
-
-    /// What to remember of the container, with the notes of the plan.
-    fn record(
-        &self,
-        child: &Child,
-        outer: Option<OuterRecord>,
-        mark: Option<NamespaceMark>,
-    ) -> Result<Record> {
-        let user = &self.plan.user_namespace;
-        let user_namespace = user.maps().map(|(uid_map, gid_map)| UserNamespaceRecord {
-            uid_map: uid_map.to_vec(),
-            gid_map: gid_map.to_vec(),
-            setgroups: user.setgroups().unwrap_or(false),
-            outer,
-        });
-        Ok(Record {
-            oci_version: self.bundle.spec.version().clone(),
-            process: ProcessIdentity::of(child.pid)?,
-            boot_id: boot_id()?,
-            bundle: self.bundle.directory.clone(),
-            rootfs: PathBuf::from(&self.plan.root.path),
-            created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
-            owner: self.owner.clone(),
-            annotations: self.plan.annotations.clone(),
-            namespaces: new_flags(self.plan) | joined_flags(self.plan),
-            joined: joined_flags(self.plan),
-            keyring: self.manner.keyring.clone(),
-            no_pivot: self.manner.no_pivot,
-            user_namespace,
-            hooks: self.plan.hooks.for_later(),
-            notify: self.notify,
-            mark,
-            listener: self.plan.seccomp.as_ref().and_then(|s| s.listener.clone()),
-            notes: self.plan.notes.clone(),
-        })
     }
 }
 
