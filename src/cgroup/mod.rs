@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod record;
+mod schema;
 pub mod stats;
 pub mod sums;
+pub mod watch;
 
 pub use record::{CgroupRecord, Enforced, EnforcedBy};

@@ -16,6 +16,8 @@ use crate::sys;
 mod completion;
 mod create;
 mod delete;
+mod duration;
+mod events;
 mod exec;
 mod exit_file;
 mod features;
@@ -32,6 +34,7 @@ mod show;
 mod signal;
 mod spec;
 mod start;
+mod stats;
 pub mod user;
 mod wait;
 
@@ -106,6 +109,8 @@ enum Command {
     State(show::StateArgs),
     List(show::ListArgs),
     Ps(ps::Args),
+    Stats(stats::Args),
+    Events(events::Args),
     Kill(kill::Args),
     Wait(wait::Args),
     Delete(delete::Args),
@@ -120,8 +125,6 @@ enum Command {
     Resume(later::Args),
     #[command(hide = true)]
     Update(later::Args),
-    #[command(hide = true)]
-    Events(later::Args),
     #[command(hide = true)]
     Checkpoint(later::Args),
     #[command(hide = true)]
@@ -189,6 +192,8 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::State(args) => show::state(global, &args),
         Command::List(args) => show::list(global, &args, log),
         Command::Ps(args) => ps::ps(global, &args),
+        Command::Stats(args) => stats::stats(global, &args, log),
+        Command::Events(args) => events::events(global, &args, log),
         Command::Kill(args) => kill::kill(global, &args),
         Command::Wait(args) => wait::wait(global, &args),
         Command::Delete(args) => delete::delete(global, &args, log),
@@ -200,7 +205,6 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Pause(_) => later::needs_cgroups("pause"),
         Command::Resume(_) => later::needs_cgroups("resume"),
         Command::Update(_) => later::needs_cgroups("update"),
-        Command::Events(_) => later::needs_cgroups("events"),
         Command::Checkpoint(_) => later::needs_criu("checkpoint"),
         Command::Restore(_) => later::needs_criu("restore"),
     }

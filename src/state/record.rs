@@ -54,6 +54,9 @@ pub struct Record {
     /// The seccomp agent that `start` is to reach, if its filter notifies one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<SeccompListener>,
+    /// Its cgroup, if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<crate::cgroup::CgroupRecord>,
     /// What was adapted when it was created.
     pub notes: Vec<Note>,
 }

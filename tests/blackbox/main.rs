@@ -32,6 +32,7 @@ mod engines_lab;
 mod engines_life;
 mod engines_podman;
 mod errors;
+mod events;
 mod exec;
 mod features;
 mod flags;
