@@ -4,12 +4,13 @@
 //! (Documentation/admin-guide/cgroup-v2.rst), and of pressure by a trigger that is written to the pressure file
 //! (Documentation/accounting/psi.rst).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
+use super::fs::Dir;
 use super::stats::{self, Psi};
 use crate::error::{Doing, Result};
 use crate::sys;
@@ -56,9 +57,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch the container whose first process is that of `pidfd`, in the cgroup whose directory is `cgroup`.
+    /// Begins to watch the container whose first process is that of `pidfd`, in `cgroup`.
     /// What the cgroup cannot tell of is not told of.
-    pub fn begin(pidfd: OwnedFd, cgroup: Option<BorrowedFd<'_>>, interval: Duration) -> Self {
+    pub fn begin(pidfd: OwnedFd, cgroup: Option<&Dir>, interval: Duration) -> Self {
         let read_only = |name| open(cgroup?, name, OFlags::RDONLY);
         let events = read_only("cgroup.events").filter(|fd| read_again(fd).is_some());
         let memory = read_only("memory.events").and_then(|fd| {
@@ -219,7 +220,7 @@ struct Ready {
     triggers: Vec<PollFlags>,
 }
 
-fn open(cgroup: BorrowedFd<'_>, name: &str, flags: OFlags) -> Option<OwnedFd> {
+fn open(cgroup: &Dir, name: &str, flags: OFlags) -> Option<OwnedFd> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(cgroup, name, flags, Mode::empty()).ok()
 }

@@ -65,6 +65,8 @@ mod tests {
             details: crate::host::Details::default(),
             namespaces: Vec::new(),
             network: None,
+            cgroup: None,
+            session: None,
         }
     }
 

@@ -9,20 +9,29 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod cgroup;
 mod details;
 mod joined;
 mod mountinfo;
 mod net;
 mod probe;
 mod programs;
+mod session;
 mod subid;
 mod text;
 
+pub use cgroup::{
+    CALLERS, CGROUP_MOUNT, CgroupKind, CgroupReading, ManagerCgroup, parse_own_cgroup,
+};
 pub use details::{Details, Resctrl};
 pub use joined::{Found, Joinable, NamespaceReading, may_join};
 pub use mountinfo::{MountLine, Revealing, parse_mountinfo, too_revealing};
 pub use net::{NetReading, present as net_devices};
 pub use programs::run;
+pub use session::{
+    BusSocket, LogoutReading, SessionPlaces, SessionReading, host_uid, parse_bus_address,
+    parse_kill_user_processes,
+};
 pub use subid::{parse_getsubids, parse_subid};
 pub use text::{parse_id_map, parse_nsswitch, parse_passwd_name};
 
@@ -114,4 +123,10 @@ pub struct HostFacts {
     /// The network namespace that the caller is in. It is read only where the config has network devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetReading>,
+    /// Control groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<CgroupReading>,
+    /// Where the caller's systemd is. It is read only where a cgroup is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionReading>,
 }

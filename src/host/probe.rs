@@ -8,7 +8,7 @@ use rustix::process::{Resource, getegid, geteuid, getrlimit};
 use super::programs::{answer, find, start};
 use super::subid::{parse_getsubids, parse_subid};
 use super::text::{parse_id_map, parse_nsswitch, parse_passwd_name};
-use super::{Details, HostFacts, IdRange, Limit, MapLine};
+use super::{CgroupReading, Details, HostFacts, IdRange, Limit, MapLine};
 use crate::sys;
 use crate::sys::path::read_regular;
 
@@ -50,6 +50,7 @@ impl HostFacts {
         let maps = Maps::read(in_user_namespace);
         let nsswitch = read("/etc/nsswitch.conf").unwrap_or_default();
         let user_name = user_name(uid, &nsswitch);
+        let cgroup = Some(CgroupReading::read(uid, &maps.uid));
         let mut notes = Vec::new();
         let [subuid, subgid] = ranges(&nsswitch, user_name.as_deref(), [uid, gid], &mut notes);
         Self {
@@ -72,6 +73,8 @@ impl HostFacts {
             user_name,
             namespaces: Vec::new(),
             network: None,
+            cgroup,
+            session: None,
         }
     }
 }

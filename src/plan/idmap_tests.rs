@@ -43,6 +43,8 @@ fn facts() -> HostFacts {
         details: crate::host::Details::default(),
         namespaces: Vec::new(),
         network: None,
+        cgroup: None,
+        session: None,
     }
 }
 

@@ -1,23 +1,23 @@
 //! What a container uses now: from its cgroup, and from /proc what that does not count.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::{Members, Record};
+use crate::cgroup::Dir;
 use crate::cgroup::stats::{self, NetworkInterface, Stats, Summed};
 use crate::cgroup::sums::{Sums, Units};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 use crate::sys::ns::flag;
 
-/// The most that is read of one file: memory.stat has 3 KiB, io.stat a line for each disk.
+/// The most that is read of one file of /proc.
 const FILE: usize = 1 << 20;
 
 /// A container whose use of resources can be read again and again.
 #[derive(Debug)]
 pub struct Meter {
     record: Record,
-    cgroup: Option<OwnedFd>,
+    cgroup: Option<Dir>,
     huge_pages: Vec<String>,
     units: Units,
 }
@@ -45,16 +45,16 @@ impl Meter {
         }
     }
 
-    /// The directory of its cgroup, if it has one.
-    pub fn cgroup(&self) -> Option<BorrowedFd<'_>> {
-        self.cgroup.as_ref().map(AsFd::as_fd)
+    /// Its cgroup, if it has one.
+    pub fn cgroup(&self) -> Option<&Dir> {
+        self.cgroup.as_ref()
     }
 
     /// What it uses now; `None`: it has ended.
     pub fn read(&self) -> Result<Option<Usage>> {
         let file = |name: &str| {
-            let read = sys::path::read_regular_at(self.cgroup.as_ref()?, Path::new(name), FILE);
-            String::from_utf8(read.ok()?).ok()
+            let cgroup = self.cgroup.as_ref()?;
+            cgroup.read(name).ok()
         };
         let (mut stats, summed) = Stats::gather(&file, &self.huge_pages, &|| self.sums())?;
         stats.network_interfaces = self.network_interfaces();
@@ -109,10 +109,16 @@ fn read(path: &Path) -> sys::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-fn open_cgroup(record: &Record) -> Option<OwnedFd> {
+/// `None` as well where this process does not see the hierarchy: then the processes are what can be looked at.
+fn open_cgroup(record: &Record) -> Option<Dir> {
     let cgroup = record.cgroup.as_ref()?;
-    let path = format!("/sys/fs/cgroup{}", cgroup.path);
-    sys::path::open_magic(Path::new(&path)).ok()
+    let opened = Dir::open(&cgroup.path);
+    tracing::debug!(
+        path = cgroup.path,
+        ?opened,
+        "looking for the container's cgroup"
+    );
+    opened.ok().flatten()
 }
 
 /// The sizes of the huge pages of this machine; none where it has none.

@@ -71,15 +71,30 @@ impl std::fmt::Display for Exit {
 /// The process must have one thread, else EINVAL: the child has a copy of this one only, and a lock held by another
 /// would stay locked for ever.
 pub fn clone(namespaces: u32) -> Result<Cloned> {
-    clone_with(namespaces, 0, libc::SIGCHLD as u64)
+    clone_with(namespaces, 0, libc::SIGCHLD as u64, None)
+}
+
+/// As [`clone()`], with the new process in `cgroup`, a directory of version 2, from its first instruction on (CLONE_INTO_CGROUP).
+///
+/// ENOSYS: a kernel before 5.7, or a filter that feigns an older one. EACCES and EPERM: the caller may not put a process there.
+/// EBUSY, EOPNOTSUPP and ENODEV: nobody can.
+pub fn clone_into(namespaces: u32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    clone_with(namespaces, 0, libc::SIGCHLD as u64, cgroup)
 }
 
 /// As [`clone()`], but the new process is a child of this one's parent (CLONE_PARENT), for whom it ends as this one does.
 pub fn clone_sibling(namespaces: u32) -> Result<Cloned> {
-    clone_with(namespaces, libc::CLONE_PARENT as u64, 0)
+    clone_with(namespaces, libc::CLONE_PARENT as u64, 0, None)
 }
 
-fn clone_with(namespaces: u32, flags: u64, exit_signal: u64) -> Result<Cloned> {
+fn clone_with(
+    namespaces: u32,
+    flags: u64,
+    exit_signal: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Cloned> {
+    /// CLONE_INTO_CGROUP of linux/sched.h: beyond the flags of clone(2).
+    const INTO_CGROUP: u64 = 1 << 33;
     require_single_thread()?;
     let mut pidfd: libc::c_int = -1;
     // SAFETY: all-zero is a valid clone_args: no stack, no tid pointers, no cgroup.
@@ -87,6 +102,10 @@ fn clone_with(namespaces: u32, flags: u64, exit_signal: u64) -> Result<Cloned> {
     args.flags = u64::from(namespaces) | flags | libc::CLONE_PIDFD as u64;
     args.pidfd = (&raw mut pidfd).addr() as u64;
     args.exit_signal = exit_signal;
+    if let Some(cgroup) = cgroup {
+        args.flags |= INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    }
     // SAFETY: without CLONE_VM the child runs on a copy of this stack; the check above found one thread, so that no
     // lock is held by another.
     let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
@@ -94,7 +113,7 @@ fn clone_with(namespaces: u32, flags: u64, exit_signal: u64) -> Result<Cloned> {
         // Filters that cannot look into the arguments of clone3 feign a kernel without it. The bit of CLONE_NEWTIME is
         // part of the signal's number here.
         let flags = args.flags | args.exit_signal;
-        if u64::from(namespaces & ns::flag::TIME) == 0 {
+        if namespaces & ns::flag::TIME == 0 && cgroup.is_none() {
             // SAFETY: as above; the third argument is where CLONE_PIDFD puts its fd, on every architecture.
             pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
         }
@@ -107,7 +126,11 @@ fn clone_with(namespaces: u32, flags: u64, exit_signal: u64) -> Result<Cloned> {
         })),
         _ => {
             let errno = std::io::Error::last_os_error();
-            Err(Error::new("clone3", ns::describe(namespaces), errno))
+            let mut args = ns::describe(namespaces);
+            if cgroup.is_some() {
+                args = format!("CLONE_INTO_CGROUP|{args}");
+            }
+            Err(Error::new("clone3", args.trim_end_matches('|'), errno))
         }
     }
 }

@@ -119,6 +119,11 @@ pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 /// Connects to the stream socket that listens at `path`, however long the path is: only its last name must fit sun_path. EAGAIN,
 /// now and where something is sent, when the other side has done nothing for [`PATIENCE`].
 pub fn connect_stream(path: &Path) -> Result<OwnedFd> {
+    connect_stream_within(path, PATIENCE)
+}
+
+/// As [`connect_stream`], with `patience` instead of [`PATIENCE`].
+pub fn connect_stream_within(path: &Path, patience: std::time::Duration) -> Result<OwnedFd> {
     let error = |e| Error::new("connect", format!("{path:?}"), e);
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
@@ -127,7 +132,7 @@ pub fn connect_stream(path: &Path) -> Result<OwnedFd> {
         None,
     )
     .map_err(|e| Error::new("socket", "AF_UNIX, SOCK_STREAM", e))?;
-    limit_sending(&socket, PATIENCE)?;
+    limit_sending(&socket, patience)?;
     let address = match SocketAddrUnix::new(path) {
         Ok(address) => address,
         Err(_) => return connect_beside(&socket, path).map(|()| socket),
@@ -151,6 +156,41 @@ fn connect_beside(socket: &OwnedFd, path: &Path) -> Result<()> {
     short.push(name);
     let address = SocketAddrUnix::new(&short).map_err(error)?;
     rustix::net::connect(socket, &address).map_err(error)
+}
+
+/// The effective uid of whoever listens at the other end, as it was at listen(2) (SO_PEERCRED, unix(7)), in this user namespace.
+pub fn peer_uid(socket: impl AsFd) -> Result<u32> {
+    rustix::net::sockopt::socket_peercred(socket)
+        .map(|credentials| credentials.uid.as_raw())
+        .map_err(|e| Error::new("getsockopt", "fd, SO_PEERCRED", e))
+}
+
+/// Sends what a stream takes at once; how much that was, `None` when it takes nothing now. EPIPE when the other side is gone.
+pub fn send_some(socket: impl AsFd, bytes: &[u8]) -> Result<Option<usize>> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    loop {
+        match rustix::net::send(&socket, bytes, flags) {
+            Ok(count) => return Ok(Some(count)),
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::new("send", format!("fd, {} bytes", bytes.len()), e)),
+        }
+    }
+}
+
+/// Takes what a stream has now, at most as much as `space` holds; 0 when the other side has closed, `None` when nothing is there.
+/// Files that come with it are closed.
+pub fn take_some(socket: impl AsFd, space: &mut [u8]) -> Result<Option<usize>> {
+    loop {
+        match rustix::net::recv(&socket, &mut *space, RecvFlags::DONTWAIT) {
+            Ok((count, _)) => return Ok(Some(count)),
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            // Whoever closes without having read everything has closed.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(Some(0)),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::new("recv", "fd, MSG_DONTWAIT", e)),
+        }
+    }
 }
 
 /// A socket that listens at `name` in the directory `dir`.

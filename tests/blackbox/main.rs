@@ -23,6 +23,7 @@ mod cve_files;
 mod cve_mounts;
 mod cve_paths;
 mod cve_process;
+mod delegated_fs;
 mod devices;
 mod engines;
 mod engines_buildah;
