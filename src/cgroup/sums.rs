@@ -78,6 +78,8 @@ impl Sums {
             ..MemoryEntry::default()
         };
         Memory {
+            // Who is swapped out is not counted here either.
+            swap: entry.clone(),
             usage: entry,
             ..Memory::default()
         }
