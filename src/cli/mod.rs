@@ -13,6 +13,7 @@ use crate::error::{Doing, Error, Result};
 use crate::log::{Format, Level, Log};
 use crate::sys;
 
+mod cgroups;
 mod completion;
 mod create;
 mod delete;
@@ -26,9 +27,11 @@ mod help;
 mod io;
 mod kill;
 mod later;
+mod pause;
 mod protect;
 mod ps;
 mod quick;
+mod remnants;
 mod select;
 mod show;
 mod signal;
@@ -112,6 +115,8 @@ enum Command {
     Stats(stats::Args),
     Events(events::Args),
     Kill(kill::Args),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
     Wait(wait::Args),
     Delete(delete::Args),
     Spec(spec::SpecArgs),
@@ -119,10 +124,6 @@ enum Command {
     Features(features::Args),
     Completion(completion::Args),
     Help(help::Args),
-    #[command(hide = true)]
-    Pause(later::Args),
-    #[command(hide = true)]
-    Resume(later::Args),
     #[command(hide = true)]
     Update(later::Args),
     #[command(hide = true)]
@@ -195,15 +196,15 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Stats(args) => stats::stats(global, &args, log),
         Command::Events(args) => events::events(global, &args, log),
         Command::Kill(args) => kill::kill(global, &args),
+        Command::Pause(args) => pause::pause(global, &args),
+        Command::Resume(args) => pause::resume(global, &args),
         Command::Wait(args) => wait::wait(global, &args),
         Command::Delete(args) => delete::delete(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
-        Command::Plan(args) => spec::plan(&args),
+        Command::Plan(args) => spec::plan(global, &args),
         Command::Features(args) => features::features(&args),
         Command::Completion(args) => completion::completion(&args),
         Command::Help(args) => help::help(&args),
-        Command::Pause(_) => later::needs_cgroups("pause"),
-        Command::Resume(_) => later::needs_cgroups("resume"),
         Command::Update(_) => later::needs_cgroups("update"),
         Command::Checkpoint(_) => later::needs_criu("checkpoint"),
         Command::Restore(_) => later::needs_criu("restore"),
