@@ -17,10 +17,14 @@ mod owner;
 mod played;
 mod record;
 mod remove;
+mod schema;
+pub mod stats;
+pub mod sums;
 mod systemd;
 mod top;
 mod tree;
 mod version;
+pub mod watch;
 mod wire;
 
 pub use bus::Bus;
