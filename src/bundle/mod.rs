@@ -19,7 +19,6 @@ use crate::sys::defence::{Defence, is_on};
 mod attributes;
 mod hooks;
 mod json;
-mod limits;
 mod namespaces;
 mod raw;
 pub mod seccomp;
@@ -28,8 +27,6 @@ mod template;
 mod validate;
 
 pub use hooks::may_have_hooks;
-pub(crate) use limits::USUAL_SHARES;
-pub use limits::is_limit;
 pub use template::{rootless_template, template};
 
 /// The largest config.json that is read, in bytes.
@@ -234,6 +231,11 @@ pub fn read(file: &Path) -> Result<Vec<u8>, BundleError> {
 /// Problems have the pointers they would have in config.json.
 pub fn parse_resources(text: &[u8]) -> Result<LinuxResources, BundleError> {
     let resources = json::parse(text)?;
+    // A list would be taken for a struct's members in their order.
+    if !resources.is_object() {
+        let problem = Problem::new("/linux/resources", "is not an object");
+        return Err(BundleError::WrongType(problem));
+    }
     let mut value = serde_json::json!({"linux": {"resources": resources}});
     let problems = raw::check(&mut value);
     if !problems.is_empty() {

@@ -1,10 +1,11 @@
 //! Freezing, thawing and ending all that is in a cgroup.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 use super::fs::Dir;
 use crate::error::{Doing, Error, Result};
@@ -12,6 +13,9 @@ use crate::sys;
 
 /// How long processes may take to be frozen, thawed or gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The file that tells of changes.
+const EVENTS: &str = "cgroup.events";
 
 /// Between two rounds of signals, where the kernel cannot kill a cgroup at once.
 const ROUND: Duration = Duration::from_millis(20);
@@ -40,16 +44,24 @@ fn parse_events(text: &str) -> Option<Events> {
 }
 
 /// cgroup.events, held open: the kernel says when it changes.
-struct Watch<'a> {
-    dir: &'a Dir,
+struct Watch {
     file: OwnedFd,
+    path: PathBuf,
 }
 
-impl Watch<'_> {
+impl Watch {
+    /// Of the cgroup `dir`; `path` is for messages.
+    fn open(dir: impl AsFd, path: PathBuf) -> sys::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, EVENTS, flags, Mode::empty())
+            .map_err(|e| sys::Error::new("openat", format!("{path:?}, O_RDONLY"), e))?;
+        Ok(Self { file, path })
+    }
+
     fn read(&self) -> sys::Result<Events> {
         /// `populated 0\nfrozen 0\n`, and room for more.
         const SIZE: usize = 512;
-        let path = self.dir.place("cgroup.events");
+        let path = &self.path;
         let mut text = [0; SIZE];
         let length = rustix::io::retry_on_intr(|| rustix::io::pread(&self.file, &mut text, 0))
             .map_err(|e| sys::Error::new("pread64", format!("{path:?}"), e))?;
@@ -88,20 +100,36 @@ impl Watch<'_> {
 }
 
 impl Dir {
-    fn watch(&self) -> sys::Result<Watch<'_>> {
-        let file = self.open_file("cgroup.events", OFlags::RDONLY)?;
-        Ok(Watch { dir: self, file })
+    /// `None` when the cgroup was removed.
+    fn watch(&self) -> sys::Result<Option<Watch>> {
+        match Watch::open(self, self.place(EVENTS)) {
+            Ok(watch) => Ok(Some(watch)),
+            Err(error) if error.is(libc::ENODEV) => Ok(None),
+            // The root of the hierarchy has other files.
+            Err(error) if error.is(libc::ENOENT) && !self.has("cgroup.procs") => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    /// What cgroup.events tells now. The root of the hierarchy has none.
+    /// As [`Dir::watch`], for what cannot be done to a cgroup that was removed.
+    fn watch_existing(&self) -> sys::Result<Watch> {
+        let gone = || sys::Error::new("openat", format!("{:?}", self.place(EVENTS)), libc::ENOENT);
+        self.watch()?.ok_or_else(gone)
+    }
+
+    /// What cgroup.events tells now; of a cgroup that was removed, that nobody is in it. The root of the hierarchy has none.
     pub fn events(&self) -> Result<Events> {
-        match self.watch().and_then(|watch| watch.read()) {
-            // Removed: nobody is in it.
-            Err(error) if error.is(libc::ENODEV) => Ok(Events {
-                populated: false,
-                frozen: false,
-            }),
-            read => read.doing(|| format!("cannot read cgroup.events of {}", self.path())),
+        let none = Events {
+            populated: false,
+            frozen: false,
+        };
+        let what = || format!("cannot read cgroup.events of {}", self.path());
+        let Some(watch) = self.watch().doing(what)? else {
+            return Ok(none);
+        };
+        match watch.read() {
+            Err(error) if error.is(libc::ENODEV) => Ok(none),
+            read => read.doing(what),
         }
     }
 
@@ -118,10 +146,12 @@ impl Dir {
     /// Freezes all that is in it, and waits until it is.
     pub fn freeze(&self) -> Result<()> {
         let what = || format!("cannot freeze the cgroup {}", self.path());
-        let watch = self.watch().doing(what)?;
+        let watch = self.watch_existing().doing(what)?;
         self.write("cgroup.freeze", "1")
             .map_err(|cause| unfreezable(what(), cause))?;
-        if watch.wait(PATIENCE, |events| events.frozen).doing(what)? {
+        let begin = Instant::now();
+        let is_frozen = watch.wait(PATIENCE, |events| events.frozen).doing(what)?;
+        if is_frozen && self.all_frozen(begin).doing(what)? {
             return Ok(());
         }
         // As it was: half of it must not stand still for ever.
@@ -131,10 +161,24 @@ impl Dir {
             .hint("it waits in the kernel, most often for a device or a network filesystem: try again later"))
     }
 
+    /// Waits until all beneath it are frozen too, since `begin`: a cgroup with processes of its own is said to be when those are.
+    fn all_frozen(&self, begin: Instant) -> sys::Result<bool> {
+        self.beneath(|dir| {
+            let watch = match Watch::open(dir, self.place("…").join(EVENTS)) {
+                // Removed from outside.
+                Err(error) if error.is(libc::ENOENT) => return Ok(true),
+                opened => opened?,
+            };
+            watch.wait(PATIENCE.saturating_sub(begin.elapsed()), |events| {
+                events.frozen
+            })
+        })
+    }
+
     /// Thaws what [`Dir::freeze`] froze, and waits until it is.
     pub fn thaw(&self) -> Result<()> {
         let what = || format!("cannot thaw the cgroup {}", self.path());
-        let watch = self.watch().doing(what)?;
+        let watch = self.watch_existing().doing(what)?;
         self.write("cgroup.freeze", "0")
             .map_err(|cause| unfreezable(what(), cause))?;
         if !watch.read().doing(what)?.frozen {
@@ -173,9 +217,8 @@ impl Dir {
     /// Kills all that is in it and beneath it, frozen or not, and waits until nobody is left.
     pub fn kill(&self) -> Result<()> {
         let what = || format!("cannot end the processes of the cgroup {}", self.path());
-        let watch = match self.watch() {
-            Err(error) if error.is(libc::ENODEV) => return Ok(()),
-            opened => opened.doing(what)?,
+        let Some(watch) = self.watch().doing(what)? else {
+            return Ok(());
         };
         match self.write("cgroup.kill", "1") {
             Ok(()) => {}
@@ -193,7 +236,7 @@ impl Dir {
     }
 
     /// As [`Dir::kill`], before Linux 5.14: frozen, none can have children that are missed.
-    fn kill_each(&self, watch: &Watch<'_>) -> Result<()> {
+    fn kill_each(&self, watch: &Watch) -> Result<()> {
         let what = || format!("cannot end the processes of the cgroup {}", self.path());
         let begin = Instant::now();
         // What cannot be frozen is killed as well, in more rounds.
@@ -246,9 +289,8 @@ impl Dir {
                 self.path()
             )
         };
-        let watch = match self.watch() {
-            Err(error) if error.is(libc::ENODEV) => return Ok(true),
-            opened => opened.doing(what)?,
+        let Some(watch) = self.watch().doing(what)? else {
+            return Ok(true);
         };
         watch.wait(patience, |events| !events.populated).doing(what)
     }

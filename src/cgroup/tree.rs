@@ -44,15 +44,30 @@ impl Dir {
         let what = || format!("cannot list the processes of the cgroup {}", self.path());
         let mut pids = read_pids(self, self.path()).doing(what)?;
         if recursive {
-            let mut walk = Walk::from(self).doing(what)?;
-            while let Some(dir) = walk.next(false).doing(what)? {
-                pids.extend(read_pids(dir.as_fd(), self.path()).doing(what)?);
-            }
+            let mut add = |dir: &OwnedFd| {
+                pids.extend(read_pids(dir, self.path())?);
+                Ok(true)
+            };
+            self.beneath(&mut add).doing(what)?;
         }
         // One that moved meanwhile is seen twice.
         pids.sort_unstable();
         pids.dedup();
         Ok(pids)
+    }
+
+    /// Calls `each` for every cgroup beneath it until one says `false`; whether none did.
+    pub(super) fn beneath(
+        &self,
+        mut each: impl FnMut(&OwnedFd) -> sys::Result<bool>,
+    ) -> sys::Result<bool> {
+        let mut walk = Walk::from(self)?;
+        while let Some(dir) = walk.next(false)? {
+            if !each(dir)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Removes the cgroups beneath it, and waits for processes on their way out of them.

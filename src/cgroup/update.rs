@@ -3,8 +3,10 @@
 use super::bus::Bus;
 use super::fs::Dir;
 use super::limits::controllers_of;
+use super::make::enable_down;
 use super::record::{CgroupRecord, Enforced, EnforcedBy};
 use crate::error::{Doing, Error, Result};
+use crate::host::HostFacts;
 use crate::plan::{FileWrite, Setting, UnitProperty, resources};
 
 /// Limits that hold now, and how it was before.
@@ -90,12 +92,23 @@ fn hand_down(record: &CgroupRecord, leaf: &Dir, settings: &[Setting]) -> Result<
     if controllers.is_empty() {
         return Ok(());
     }
-    let above = record.top.rsplit_once('/').map_or("/", |(above, _)| above);
-    if record.scope.is_none() {
-        open(if above.is_empty() { "/" } else { above })?.enable(&controllers)?;
+    let top = open(&record.top)?;
+    if record.scope.is_some() {
+        let facts = HostFacts::probe();
+        let manager = facts
+            .cgroup
+            .as_ref()
+            .and_then(|reading| reading.manager.as_ref());
+        return enable_down(
+            manager.map(|manager| manager.path.as_str()),
+            &top,
+            &controllers,
+        );
     }
+    let above = record.top.rsplit_once('/').map_or("", |(above, _)| above);
+    open(if above.is_empty() { "/" } else { above })?.enable(&controllers)?;
     if record.top != record.path {
-        open(&record.top)?.enable(&controllers)?;
+        top.enable(&controllers)?;
     }
     Ok(())
 }
@@ -112,18 +125,23 @@ impl Undo {
         for at in 0..self.dirs.len() {
             enforced.clear();
             for setting in ordered(&self.dirs[at], settings) {
-                let Some(write) = chosen(&self.dirs[at], setting) else {
-                    if !setting.is_usual() {
-                        enforced.push(self.dirs[at].set(setting)?);
-                    }
-                    continue;
-                };
-                let had = before(&self.dirs[at], write)?;
-                self.files.extend(had.into_iter().map(|had| (at, had)));
-                enforced.push(self.dirs[at].set(setting)?);
+                enforced.extend(self.write_one(at, setting)?);
             }
         }
         Ok(enforced)
+    }
+
+    /// Writes `setting` to the cgroup `at`; `None` where that has no file for it, and needs none.
+    fn write_one(&mut self, at: usize, setting: &Setting) -> Result<Option<Enforced>> {
+        let dir = &self.dirs[at];
+        let had = match chosen(dir, setting) {
+            None if setting.is_usual() => return Ok(None),
+            None => Vec::new(),
+            Some(write) => before(dir, write)?,
+        };
+        let enforced = dir.set(setting)?;
+        self.files.extend(had.into_iter().map(|had| (at, had)));
+        Ok(Some(enforced))
     }
 
     /// Sets the scope's properties; `enforced` learns what systemd keeps.

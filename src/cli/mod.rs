@@ -13,9 +13,12 @@ use crate::error::{Doing, Error, Result};
 use crate::log::{Format, Level, Log};
 use crate::sys;
 
+mod cgroups;
 mod completion;
 mod create;
 mod delete;
+mod duration;
+mod events;
 mod exec;
 mod exit_file;
 mod features;
@@ -24,15 +27,18 @@ mod help;
 mod io;
 mod kill;
 mod later;
+mod pause;
 mod protect;
 mod ps;
 mod quick;
+mod remnants;
 mod select;
 mod show;
 mod signal;
 mod size;
 mod spec;
 mod start;
+mod stats;
 mod update;
 pub mod user;
 mod wait;
@@ -108,7 +114,11 @@ enum Command {
     State(show::StateArgs),
     List(show::ListArgs),
     Ps(ps::Args),
+    Stats(stats::Args),
+    Events(events::Args),
     Kill(kill::Args),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
     Wait(wait::Args),
     Update(update::Args),
     Delete(delete::Args),
@@ -117,12 +127,6 @@ enum Command {
     Features(features::Args),
     Completion(completion::Args),
     Help(help::Args),
-    #[command(hide = true)]
-    Pause(later::Args),
-    #[command(hide = true)]
-    Resume(later::Args),
-    #[command(hide = true)]
-    Events(later::Args),
     #[command(hide = true)]
     Checkpoint(later::Args),
     #[command(hide = true)]
@@ -190,18 +194,19 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::State(args) => show::state(global, &args),
         Command::List(args) => show::list(global, &args, log),
         Command::Ps(args) => ps::ps(global, &args),
+        Command::Stats(args) => stats::stats(global, &args, log),
+        Command::Events(args) => events::events(global, &args, log),
         Command::Kill(args) => kill::kill(global, &args),
+        Command::Pause(args) => pause::pause(global, &args),
+        Command::Resume(args) => pause::resume(global, &args),
         Command::Wait(args) => wait::wait(global, &args),
         Command::Update(args) => update::update(global, &args, log),
         Command::Delete(args) => delete::delete(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
-        Command::Plan(args) => spec::plan(&args),
+        Command::Plan(args) => spec::plan(global, &args),
         Command::Features(args) => features::features(&args),
         Command::Completion(args) => completion::completion(&args),
         Command::Help(args) => help::help(&args),
-        Command::Pause(_) => later::needs_cgroups("pause"),
-        Command::Resume(_) => later::needs_cgroups("resume"),
-        Command::Events(_) => later::needs_cgroups("events"),
         Command::Checkpoint(_) => later::needs_criu("checkpoint"),
         Command::Restore(_) => later::needs_criu("restore"),
     }

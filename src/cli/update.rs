@@ -114,8 +114,9 @@ pub(crate) fn update(global: &Global, args: &Args, log: &Log) -> Result<u8> {
 }
 
 fn try_update(global: &Global, args: &Args, log: &Log) -> Result<()> {
-    let asked = args.asked()?;
     let entry = Store::find_in(global.root.as_deref(), &args.id)?;
+    // Standard input may take its time.
+    let asked = args.asked()?;
     entry.lock()?;
     let record = entry.existing_record()?;
     if let Status::Stopped | Status::Creating = entry.status(&record) {
@@ -255,20 +256,22 @@ fn complete(asked: &mut LinuxResources, read: impl Fn(&str) -> Option<String>) -
 
 /// Refuses a limit below what is in use, where the config wants that to be looked at (config-linux.md, "Memory").
 fn check_usage(converted: &Converted, read: impl Fn(&str) -> Option<String>) -> Result<()> {
-    let number = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok());
+    let number = |text: &str| text.parse::<u64>().ok();
+    let new = |file: &str| {
+        let mut writes = converted
+            .settings
+            .iter()
+            .flat_map(|setting| &setting.writes);
+        writes
+            .rfind(|write| write.file == file)
+            .and_then(|write| number(&write.value))
+    };
     for (limit, usage) in [
         ("memory.max", "memory.current"),
         ("memory.swap.max", "memory.swap.current"),
     ] {
-        let writes = converted
-            .settings
-            .iter()
-            .flat_map(|setting| &setting.writes);
-        let new = writes
-            .filter(|write| write.file == limit)
-            .map(|write| write.value.clone());
-        let (new, used) = (number(new.last()), number(read(usage)));
-        if let Some((new, used)) = new.zip(used).filter(|(new, used)| new < used) {
+        let used = read(usage).and_then(|text| number(&text));
+        if let Some((new, used)) = new(limit).zip(used).filter(|(new, used)| new < used) {
             return Err(Error::new(format!("the new {limit} is less than what is in use"))
                 .because(format!("{new} bytes are to be allowed, and {usage} is {used}"))
                 .hint("without memory.checkBeforeUpdate it is set, and the kernel frees what it can and kills for the rest"));

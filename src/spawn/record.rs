@@ -26,7 +26,6 @@ impl Creation<'_> {
             outer,
         });
         Ok(Record {
-            cgroup: None,
             oci_version: self.bundle.spec.version().clone(),
             process: ProcessIdentity::of(child.pid)?,
             boot_id: boot_id()?,
@@ -42,6 +41,7 @@ impl Creation<'_> {
             user_namespace,
             hooks: self.plan.hooks.for_later(),
             notify: self.notify,
+            cgroup: None,
             mark,
             listener: self.plan.seccomp.as_ref().and_then(|s| s.listener.clone()),
             notes: self.plan.notes.clone(),

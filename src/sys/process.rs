@@ -126,8 +126,11 @@ fn clone_with(
         })),
         _ => {
             let errno = std::io::Error::last_os_error();
-            let into = cgroup.map_or("", |_| "|CLONE_INTO_CGROUP");
-            Err(Error::new("clone3", ns::describe(namespaces) + into, errno))
+            let mut args = ns::describe(namespaces);
+            if cgroup.is_some() {
+                args = format!("CLONE_INTO_CGROUP|{args}");
+            }
+            Err(Error::new("clone3", args.trim_end_matches('|'), errno))
         }
     }
 }

@@ -192,17 +192,12 @@ const TABLE: &[Row] = &[
         1,
         "not supported yet: it needs cgroups",
     ),
-    (
-        Nothing,
-        &["events", "c"],
-        1,
-        "not supported yet: it needs cgroups",
-    ),
+    (Nothing, &["events", "c"], 1, "container does not exist"),
     (
         Nothing,
         &["update", "-r", "-", "c"],
         1,
-        "not supported yet: it needs cgroups",
+        "container does not exist",
     ),
     (
         Nothing,
