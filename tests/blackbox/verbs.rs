@@ -441,8 +441,6 @@ fn verbs_that_need_cgroups_say_so() {
     for args in [
         &["pause", "c"][..],
         &["resume", "c"],
-        &["update", "--resources=-", "c"],
-        &["update", "--memory", "5", "c"],
         &["checkpoint", "--image-path", "/tmp/x", "c"],
         &["restore", "--image-path", "/tmp/x", "d"],
     ] {
