@@ -24,6 +24,7 @@ mod cve_mounts;
 mod cve_paths;
 mod cve_process;
 mod delegated_fs;
+mod delegated_pause;
 mod devices;
 mod engines;
 mod engines_buildah;
