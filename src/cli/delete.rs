@@ -67,9 +67,11 @@ fn one(global: &Global, id: &str, force: bool, log: &Log) -> Result<()> {
             end(&entry, record.as_ref(), force, &mut notes).map_err(|e| e.within(what()))?;
             // Hooks may have run in a `create` that was killed.
             let last = record.or_else(|| entry.draft());
-            if let Some(last) = &last {
-                super::remnants::remove(&store, last).map_err(|e| e.within(what()))?;
+            match &last {
+                Some(last) => super::remnants::remove(&store, last),
+                None => super::remnants::remove_noted(&store, &entry),
             }
+            .map_err(|e| e.within(what()))?;
             poststop = last.map_or(Ok(None), |record| Poststop::of(id, &record))?;
         }
         // Damaged: with --force the state goes, and with it all we know.

@@ -13,9 +13,12 @@ use crate::error::{Doing, Error, Result};
 use crate::log::{Format, Level, Log};
 use crate::sys;
 
+mod cgroups;
 mod completion;
 mod create;
 mod delete;
+mod duration;
+mod events;
 mod exec;
 mod exit_file;
 mod features;
@@ -34,6 +37,7 @@ mod show;
 mod signal;
 mod spec;
 mod start;
+mod stats;
 pub mod user;
 mod wait;
 
@@ -108,6 +112,8 @@ enum Command {
     State(show::StateArgs),
     List(show::ListArgs),
     Ps(ps::Args),
+    Stats(stats::Args),
+    Events(events::Args),
     Kill(kill::Args),
     Pause(pause::PauseArgs),
     Resume(pause::ResumeArgs),
@@ -120,8 +126,6 @@ enum Command {
     Help(help::Args),
     #[command(hide = true)]
     Update(later::Args),
-    #[command(hide = true)]
-    Events(later::Args),
     #[command(hide = true)]
     Checkpoint(later::Args),
     #[command(hide = true)]
@@ -189,18 +193,19 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::State(args) => show::state(global, &args),
         Command::List(args) => show::list(global, &args, log),
         Command::Ps(args) => ps::ps(global, &args),
+        Command::Stats(args) => stats::stats(global, &args, log),
+        Command::Events(args) => events::events(global, &args, log),
         Command::Kill(args) => kill::kill(global, &args),
         Command::Pause(args) => pause::pause(global, &args),
         Command::Resume(args) => pause::resume(global, &args),
         Command::Wait(args) => wait::wait(global, &args),
         Command::Delete(args) => delete::delete(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
-        Command::Plan(args) => spec::plan(&args),
+        Command::Plan(args) => spec::plan(global, &args),
         Command::Features(args) => features::features(&args),
         Command::Completion(args) => completion::completion(&args),
         Command::Help(args) => help::help(&args),
         Command::Update(_) => later::needs_cgroups("update"),
-        Command::Events(_) => later::needs_cgroups("events"),
         Command::Checkpoint(_) => later::needs_criu("checkpoint"),
         Command::Restore(_) => later::needs_criu("restore"),
     }

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
-use crate::cgroup::{self, Dir, Removal};
+use crate::cgroup::{self, CgroupRecord, Dir, Removal};
 use crate::error::{Doing, Error, Result};
 use crate::host::{HostFacts, Joinable};
 use crate::plan;
-use crate::state::{Record, Store, boot_id};
+use crate::state::{Entry, Record, Store, boot_id};
 use crate::sys;
 use crate::sys::process::{Cloned, Exit};
 use crate::userns;
@@ -25,6 +25,18 @@ pub(super) fn remove(store: &Store, record: &Record) -> Result<()> {
     if record.boot_id != boot_id()? {
         return Ok(());
     }
+    remove_cgroup(store, cgroup)
+}
+
+/// As [`remove`], for a container that has no record: whoever made it was killed.
+pub(super) fn remove_noted(store: &Store, entry: &Entry) -> Result<()> {
+    match entry.noted_cgroup() {
+        Some(cgroup) => remove_cgroup(store, &cgroup),
+        None => Ok(()),
+    }
+}
+
+fn remove_cgroup(store: &Store, cgroup: &CgroupRecord) -> Result<()> {
     tracing::debug!(cgroup = cgroup.top, scope = ?cgroup.scope, "removing the cgroup");
     cgroup::remove(cgroup, |top| clear_inside(store, top))
 }

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
+mod cgroup;
 mod directory;
 mod group;
 mod holder;
@@ -21,6 +22,7 @@ mod process;
 mod record;
 mod report;
 mod status;
+mod usage;
 
 pub use members::{Member, Members};
 pub use process::{ProcessIdentity, boot_id, once_visible};
@@ -29,6 +31,7 @@ pub use report::ContainerState;
 pub use status::Status;
 #[cfg(fuzzing)]
 pub(crate) use status::status;
+pub use usage::{Meter, Usage};
 
 /// The socket on which a created container's init waits for `start`.
 pub const GATE: &str = "start.sock";

@@ -468,8 +468,7 @@ fn verbs_that_need_cgroups_say_so() {
     let mut fixture = Fixture::new();
     fixture.sleeping("c");
     for args in [
-        &["events", "--stats", "c"][..],
-        &["update", "--resources=-", "c"],
+        &["update", "--resources=-", "c"][..],
         &["update", "--memory", "5", "c"],
         &["checkpoint", "--image-path", "/tmp/x", "c"],
         &["restore", "--image-path", "/tmp/x", "d"],
