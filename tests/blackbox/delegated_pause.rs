@@ -163,7 +163,10 @@ fn signals_wait_for_a_paused_container_to_go_on() {
     let mut fixture = Fixture::new();
     fixture.sh("trap 'exit 7' TERM; while :; do sleep 0.01; done");
     let run = fixture.background(&["run", id], b"");
-    fixture.wait_status(id, "running");
+    wait_for("it to be there", || {
+        let ran = fixture.bare(&["state", id]);
+        ran.out.contains("running").then_some(())
+    });
     wait_for("the trap", || {
         let pid = fixture.state(id)["pid"].to_string();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -201,7 +204,7 @@ fn all_processes_of_a_container_in_the_hosts_pid_namespace_are_its_cgroups() {
     let first = u32::try_from(fixture.state(id)["pid"].as_u64().unwrap()).unwrap();
     assert!(all.contains(&first));
     fixture.bare(&["pause", id]).ok();
-    // The first process ends; the others are still the container's.
+    // Without a pid namespace they do not end with the first process, and it takes no --all.
     fixture.bare(&["kill", id, "KILL"]).ok();
     for pid in all {
         wait_for("its end", || (!lives(pid)).then_some(()));
@@ -216,11 +219,11 @@ fn all_processes_of_a_container_in_the_hosts_pid_namespace_are_its_cgroups() {
 fn cgroups_of_the_containers_own_ids_are_removed_with_it() {
     let id = &unique("nested");
     let mut fixture = Fixture::with_own_root();
-    let (helper, own) = (unique("helper"), Fixture::new());
     fixture.sleeping(id);
     let top = top(&fixture, id);
     // What a container does that may divide its cgroup, done by another one: it makes cgroups that belong to its ids.
-    let mut own = own;
+    let helper = unique("helper");
+    let mut own = Fixture::new();
     own.mount(
         json!({"destination": "/tmp", "type": "bind", "source": top, "options": ["rbind", "rw"]}),
     );
