@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{Fixture, lives, lodger_only, peer_differs, wait_for};
 
 /// The directory of the container's cgroup, as the hierarchy has it.
-fn cgroup(fixture: &Fixture, id: &str) -> PathBuf {
+pub(crate) fn cgroup(fixture: &Fixture, id: &str) -> PathBuf {
     let pid = fixture.state(id)["pid"].as_u64().unwrap();
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path = text
@@ -35,7 +35,7 @@ fn listed(fixture: &Fixture, id: &str) -> String {
 }
 
 /// Makes the id of a container unlike that of any other test's, whose cgroup has that name.
-fn unique(name: &str) -> String {
+pub(crate) fn unique(name: &str) -> String {
     format!("{name}-{}", std::process::id())
 }
 
