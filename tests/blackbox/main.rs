@@ -26,6 +26,8 @@ mod cve_process;
 mod delegated_bus_hostile;
 mod delegated_events;
 mod delegated_fs;
+mod delegated_life;
+mod delegated_pause;
 mod delegated_update;
 mod devices;
 mod engines;
