@@ -18,7 +18,6 @@ use crate::sys::defence::{Defence, is_on};
 mod attributes;
 mod hooks;
 mod json;
-mod limits;
 mod namespaces;
 mod raw;
 pub mod seccomp;
@@ -27,8 +26,6 @@ mod template;
 mod validate;
 
 pub use hooks::may_have_hooks;
-pub(crate) use limits::USUAL_SHARES;
-pub use limits::is_limit;
 pub use template::{rootless_template, template};
 
 /// The largest config.json that is read, in bytes.

@@ -1,11 +1,11 @@
-//! What the specification knows and this program does not do: refused, never ignored. Limits are in `limits`, the rest here.
+//! What the specification knows and this program does not do: refused, never ignored.
 //!
 //! Values that ask for nothing (null, false, "", [], {}) pass.
 
 use serde_json::Value;
 
+use super::Problem;
 use super::raw::visit;
-use super::{Problem, limits};
 
 /// Properties of other platforms.
 const FOREIGN: &[(&str, &str)] = &[
@@ -18,7 +18,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("/process/user/username", "Windows"),
 ];
 
-/// Takes from `config` what is for other platforms, and lists what of it, or of limits, asked for something.
+/// Takes from `config` what is for other platforms, and lists what of it asked for something.
 pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (pattern, platform) in FOREIGN {
@@ -32,7 +32,6 @@ pub(super) fn refuse(config: &mut Value) -> Vec<Problem> {
             *value = Value::Null;
         });
     }
-    problems.extend(limits::problems(config));
     problems
 }
 

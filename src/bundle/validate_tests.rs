@@ -207,12 +207,6 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "/linux/timeOffsets: needs a new namespace of type \"time\" in /linux/namespaces",
     ),
     (
-        "/linux/resources",
-        r#"{"memory": {"limit": 1}}"#,
-        "/linux/resources/memory/limit: not supported yet: lodger makes no cgroup that could have a limit; \
-         leave out --memory and its like",
-    ),
-    (
         "/process",
         r#"{"args": ["x"], "cwd": "/", "terminal": true, "consoleSize": {"height": 65536, "width": 80}}"#,
         "/process/consoleSize/height: is more than a terminal can have: 65535",

@@ -33,6 +33,14 @@ impl Dir {
         Ok(())
     }
 
+    /// Whether the cgroups in this one have all `controllers` already.
+    pub fn shares(&self, controllers: &[&str]) -> Result<bool> {
+        if controllers.is_empty() {
+            return Ok(true);
+        }
+        Ok(not_in(controllers, &self.words("cgroup.subtree_control")?).is_empty())
+    }
+
     fn lacks(&self, controller: &str) -> Error {
         Error::new(format!(
             "the cgroup controller {controller:?} is not available"

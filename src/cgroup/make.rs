@@ -1,84 +1,193 @@
-//! A container's cgroup without systemd: beneath the caller's own.
+//! Making a container's cgroup, and putting a process into it.
+//!
+//! Two levels: the upper one, `top`, is the scope or what stands for it, and has the limits where the container cannot reach
+//! them; its child `container` has them again, where the container sees them, as the root of its cgroup namespace.
 
-use super::fs::Dir;
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::bus::Bus;
+use super::fs::{Dir, join};
 use super::limits::controllers_of;
-use super::record::Enforced;
-use super::tree::Removal;
+use super::systemd::Scope;
+use super::{CgroupRecord, Enforced, EnforcedBy};
 use crate::error::{Error, Result};
-use crate::plan::Setting;
+use crate::plan::{Cgroup, CgroupPlace, unit_name};
 
-/// How often processes may come into the caller's cgroup between its evacuation and its division.
-const TRIES: u32 = 8;
+/// The cgroup within a scope that is the container's.
+const LEAF: &str = "container";
 
-/// Makes the cgroup of container `id` beneath `base`, the caller's own ([`crate::host::CgroupReading::base`]), and sets in it what
-/// `settings` say. `path`: beneath `base`; `None`: `lodger-ID`. Where controllers are needed, the caller's processes move to a leaf first.
-/// Nothing is left of it on failure, but the cgroups between.
-pub fn make(
-    base: &str,
-    path: Option<&str>,
-    id: &str,
-    settings: &[Setting],
-) -> Result<(Dir, Vec<Enforced>)> {
-    let top = Dir::open(base)?.ok_or_else(|| {
-        Error::new(format!("cannot open the caller's cgroup {base}")).because("it is gone")
-    })?;
-    let usual = format!("lodger-{id}");
-    let controllers = controllers_of(settings);
-    let (mut dir, is_new) = divide(&top, path.unwrap_or(&usual), &controllers)?;
-    if !is_new {
-        check_fitness(&dir)?;
-        if path.is_none() {
-            // Left by a lodger that was killed, and perhaps with its limits.
-            let left = dir.path().to_owned();
-            if dir.remove_all()? != Removal::Gone {
-                return Err(Error::new(format!(
-                    "cannot remove the cgroup {left}, which a killed lodger left"
-                ))
-                .because("cgroups in it belong to a subordinate id")
-                .hint(format!("`lodger delete -f {id}` removes it")));
-            }
-            dir = divide(&top, &usual, &controllers)?.0;
-        }
+/// The slice of the caller's systemd where the config names none: as with runc and crun.
+const SLICE: &str = "user.slice";
+
+/// What systemd says of a scope where people look (`systemctl --user status`).
+fn description(id: &str) -> String {
+    format!("lodger container {id}")
+}
+
+/// What it is called where the config does not say.
+fn default_name(id: &str) -> String {
+    format!("lodger-{id}")
+}
+
+/// Who makes the cgroup.
+#[derive(Debug)]
+pub enum Maker {
+    /// The caller's systemd.
+    Systemd {
+        /// The way to it.
+        bus: Box<RefCell<Bus>>,
+        /// Where the caller's rights begin, as /proc/PID/cgroup has it, if that is known.
+        boundary: Option<String>,
+    },
+    /// This process, beneath this cgroup of the caller's.
+    Cgroupfs(String),
+}
+
+/// A cgroup that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// What to remember of it.
+    pub record: CgroupRecord,
+    leaf: Dir,
+}
+
+impl Made {
+    /// The directory that clone3(2) can put a process into.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.leaf.as_fd()
     }
-    match dir.apply(settings) {
-        Ok(enforced) => Ok((dir, enforced)),
-        Err(error) => {
-            if is_new || path.is_none() {
-                let _first_error_counts = dir.remove_all();
-            }
-            Err(error)
-        }
+
+    /// Puts a process into it.
+    pub fn admit(&self, pid: i32) -> Result<()> {
+        self.leaf.join(pid)
     }
 }
 
-fn divide(top: &Dir, path: &str, controllers: &[&str]) -> Result<(Dir, bool)> {
-    let mut tries = 0;
-    loop {
-        if !controllers.is_empty() {
-            top.evacuate()?;
+impl Maker {
+    /// Makes the cgroup before there is a process, where this process makes it; `None`: it is made around a process.
+    /// `noted` is told of it before anything is made.
+    pub fn make_first(
+        &self,
+        plan: &Cgroup,
+        id: &str,
+        noted: impl FnOnce(&CgroupRecord) -> Result<()>,
+    ) -> Result<Option<Made>> {
+        let (Self::Cgroupfs(own), CgroupPlace::Cgroupfs { path }) = (self, &plan.place) else {
+            return Ok(None);
+        };
+        let name = path.clone().unwrap_or_else(|| default_name(id));
+        let top = join(own, &name);
+        let mut record = CgroupRecord {
+            scope: None,
+            path: join(&top, LEAF),
+            top,
+            enforced: Vec::new(),
+        };
+        noted(&record)?;
+        match Self::beneath_caller(plan, own, path.as_deref(), id) {
+            Ok((leaf, enforced)) => {
+                record.enforced = enforced;
+                Ok(Some(Made { record, leaf }))
+            }
+            Err(error) => Err(match super::remove(&record) {
+                Ok(()) => error,
+                Err(left) => error.hint(left.message()),
+            }),
         }
-        let made = top.make_beneath(path, controllers);
-        tries += 1;
-        // Somebody came into it meanwhile, or that is not it.
-        if made.is_ok() || tries == TRIES || top.processes(false)?.is_empty() {
-            return made;
+    }
+
+    fn beneath_caller(
+        plan: &Cgroup,
+        own: &str,
+        path: Option<&str>,
+        id: &str,
+    ) -> Result<(Dir, Vec<Enforced>)> {
+        let top = super::make_top(own, path, id, &plan.settings)?.0;
+        top.enable(&controllers_of(&plan.settings))?;
+        let leaf = top.make_beneath(LEAF, &[])?.0;
+        let enforced = leaf.apply(&plan.settings)?;
+        give(&leaf, plan.owner)?;
+        Ok((leaf, enforced))
+    }
+
+    /// Makes the cgroup around process `pid`, a child of this process that has not been waited for.
+    pub fn make_around(&self, plan: &Cgroup, id: &str, pid: i32) -> Result<Option<Made>> {
+        let (Self::Systemd { bus, boundary }, CgroupPlace::Systemd { slice, name }) =
+            (self, &plan.place)
+        else {
+            return Ok(None);
+        };
+        let name = name.clone().unwrap_or_else(|| unit_name(&default_name(id)));
+        let unit = format!("{name}.scope");
+        let started = bus.borrow_mut().start_scope(&Scope {
+            unit: unit.clone(),
+            slice: Some(slice.clone().unwrap_or_else(|| SLICE.to_owned())),
+            description: description(id),
+            properties: plan.properties.clone(),
+            pid: pid.unsigned_abs(),
+        })?;
+        let top = Dir::open(&started.cgroup)?.ok_or_else(|| gone(&started.cgroup))?;
+        let leaf = top.make_beneath(LEAF, &[])?.0;
+        // First of all: controllers are not enabled where there are processes.
+        leaf.join(pid)?;
+        enable_down(boundary.as_deref(), &top, &controllers_of(&plan.settings))?;
+        let mut enforced = leaf.apply(&plan.settings)?;
+        for limit in &mut enforced {
+            let kept = plan.properties.iter().any(|property| {
+                property.property == limit.property && !started.lacking.contains(&property.name)
+            });
+            limit.by = match kept {
+                true => EnforcedBy::Systemd,
+                false => EnforcedBy::Cgroupfs,
+            };
         }
+        give(&leaf, plan.owner)?;
+        let record = CgroupRecord {
+            scope: Some(unit),
+            path: join(&started.cgroup, LEAF),
+            top: started.cgroup,
+            enforced,
+        };
+        Ok(Some(Made { record, leaf }))
     }
 }
 
-/// Refuses a cgroup that was there before and is in use (runtime.md, "create": the runtime may check).
-fn check_fitness(dir: &Dir) -> Result<()> {
-    let events = dir.events()?;
-    if events.populated {
-        let count = dir.processes(true)?.len();
-        return Err(Error::new(format!("container's cgroup is not empty: {count} process(es) found"))
-            .because(format!("in {}", dir.path()))
-            .hint("another container has this cgroup: give this one another id or another /linux/cgroupsPath"));
+fn give(leaf: &Dir, owner: Option<(u32, u32)>) -> Result<()> {
+    match owner {
+        Some((uid, gid)) => leaf.give_to(uid, gid),
+        None => Ok(()),
     }
-    if events.frozen {
-        return Err(Error::new("container's cgroup unexpectedly frozen")
-            .because(format!("it is {}", dir.path()))
-            .hint("write 0 to its cgroup.freeze, and to that of those above it"));
+}
+
+/// Lets the cgroups in `top` have `controllers`; those that systemd has not given it are handed down from `boundary`.
+fn enable_down(boundary: Option<&str>, top: &Dir, controllers: &[&str]) -> Result<()> {
+    if controllers.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let given = top.controllers()?;
+    let missing: Vec<&str> = controllers
+        .iter()
+        .copied()
+        .filter(|name| !given.iter().any(|given| given == name))
+        .collect();
+    let above = boundary.filter(|above| top.path().starts_with(&format!("{above}/")));
+    if let Some(above) = above.filter(|_| !missing.is_empty()) {
+        let mut path = above.to_owned();
+        for name in top.path()[above.len()..]
+            .split('/')
+            .filter(|n| !n.is_empty())
+        {
+            let dir = Dir::open(&path)?.ok_or_else(|| gone(&path))?;
+            dir.enable(&missing)?;
+            path = join(&path, name);
+        }
+    }
+    top.enable(controllers)
+}
+
+fn gone(path: &str) -> Error {
+    Error::new(format!("the container's cgroup {path:?} is not there"))
+        .because("its scope has ended, or /sys/fs/cgroup is not the hierarchy that systemd uses")
+        .hint("look at `systemctl --user status` and at mount(8)")
 }

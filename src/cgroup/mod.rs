@@ -7,6 +7,7 @@
 mod bus;
 mod bus_error;
 mod caller;
+mod enter;
 mod fs;
 mod life;
 mod limits;
@@ -15,18 +16,34 @@ mod owner;
 #[cfg(test)]
 mod played;
 mod record;
+mod remove;
 mod systemd;
+mod top;
 mod tree;
 mod version;
 mod wire;
 
 pub use bus::Bus;
 pub use bus_error::BusError;
+pub use enter::Entrance;
 pub use fs::{Dir, Hierarchy, join};
 pub use life::Events;
 pub use limits::controllers_of;
-pub use make::make;
+pub use make::{Made, Maker};
 pub use record::{CgroupRecord, Enforced, EnforcedBy};
+pub use remove::remove;
 pub use systemd::{Scope, Started};
+pub use top::make as make_top;
 pub use tree::Removal;
 pub use version::parse_version;
+
+use std::path::Path;
+
+use crate::host::parse_own_cgroup;
+use crate::sys;
+
+/// The cgroup that a file such as /proc/PID/cgroup names, in the hierarchy of version 2.
+fn named_by(file: &str) -> Option<String> {
+    let text = sys::path::read_regular(Path::new(file), 64 << 10).ok()?;
+    parse_own_cgroup(&String::from_utf8_lossy(&text)).map(str::to_owned)
+}

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::cgroups::{self, Cgroups};
 use super::exit_file::ExitFile;
 use super::io::{Front, Io};
 use super::{Global, protect};
@@ -176,6 +177,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let mut facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
+    let mut making = Cgroups::begin(global, &mut facts);
     let config = super::spec::read_config(&common.bundle, common.config.as_deref())?;
     // Hooks are run by one who has stayed where the caller is.
     let runner = config.may_have_hooks().then(Runner::begin).transpose()?;
@@ -190,15 +192,16 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         bundle.give_terminal();
     }
     facts.learn(&bundle.spec);
-    let mut plan = Plan::compute(&bundle, &facts).map_err(|p| super::spec::problems(&p))?;
-    if let Some(option) = global.asks_for_cgroup() {
-        note_no_cgroup(option, &mut plan);
-    }
+    let mut plan = making.plan(&bundle, &mut facts)?;
+    let maker = making.maker(&plan, &facts)?;
     if common.no_pivot {
         plan.notes.push(without_pivot(&plan)?);
     }
     tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
     let detached = until != Until::Foreground;
+    if detached {
+        plan.notes.extend(cgroups::logout_note(&plan, &mut facts));
+    }
     let outlets = common
         .io
         .outlets(plan.process.terminal.is_some(), detached)?;
@@ -208,7 +211,6 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let entry = store
         .create(&common.id)
         .map_err(|e| e.within(format!("cannot create container {:?}", common.id)))?;
-    let notify = notify::is_wanted();
     let notifier = match prepare_notify(&store, &entry, &mut plan, until) {
         Ok(notifier) => notifier,
         Err(error) => return Err(undone(&store, &entry, None, error)),
@@ -231,8 +233,9 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         entry: &entry,
         outlets,
         until,
-        notify,
+        notify: notify::is_wanted(),
         runner: runner.as_ref(),
+        cgroups: maker.as_ref(),
     };
     let poststop = match Poststop::new(&plan.hooks.poststop, creation.told()) {
         Ok(poststop) => poststop,
@@ -294,14 +297,6 @@ fn agent(plan: &Plan, until: Until) -> Result<Option<Agent>> {
 pub(super) fn could_unmount_root(process: &Process) -> bool {
     let admin = CapabilitySet::number("CAP_SYS_ADMIN");
     admin.is_some_and(|number| process.capabilities.bounding.has(number))
-}
-
-/// Tells what becomes of an option that asks for a cgroup, where the config has not been told so already.
-fn note_no_cgroup(option: &str, plan: &mut Plan) {
-    let note = plan::cgroup::stays(format!("no cgroup is made for {option}"));
-    if plan.notes.iter().all(|n| n.property != note.property) {
-        plan.notes.push(note);
-    }
 }
 
 /// The note on a root that was not pivoted, or why it cannot be done.

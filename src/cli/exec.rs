@@ -6,6 +6,7 @@ use super::io::{Front, Io};
 use super::user::{parse_groups, parse_user};
 use super::{Global, protect};
 use crate::bundle::{Bundle, BundleError};
+use crate::cgroup::Entrance;
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::Manner;
@@ -66,12 +67,10 @@ pub(crate) struct Args {
     process: Option<PathBuf>,
     #[command(flatten)]
     io: Io,
-    /// Run it although the container is paused
-    ///
-    /// Containers cannot be paused yet, so that this is always so.
+    /// Run it although the container is paused: it stops there until `resume`
     #[arg(long)]
     ignore_paused: bool,
-    /// Refused: containers have no cgroup yet
+    /// Run it in this cgroup beneath the container's own, which has to be there
     #[arg(long, value_name = "PATH")]
     cgroup: Option<String>,
     /// Run it with this SELinux context
@@ -104,7 +103,6 @@ pub(crate) fn exec(global: &Global, args: Args, log: &Log) -> Result<u8> {
 }
 
 fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
-    refuse(args)?;
     if args.command().is_empty() && args.process.is_none() {
         return Err(Error::new("there is no program to run")
             .hint("name it after the container's id, or give --process FILE"));
@@ -129,12 +127,14 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
         sys::signal::block_all().doing(|| "cannot block signals".to_owned())?;
     }
     let front = Front::prepare(process.terminal.as_mut(), args.detach)?;
+    let entrance = entrance(&record, &mut facts, args)?;
     tracing::debug!(
         pid = record.process.pid,
         uid = process.uid,
         "joining the container"
     );
     let joining = Joining {
+        entrance,
         record: &record,
         process: &process,
         manner: Manner {
@@ -158,13 +158,17 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
         .shell_code())
 }
 
-/// What other runtimes do and this one cannot do yet.
-fn refuse(args: &Args) -> Result<()> {
-    match &args.cgroup {
-        Some(_) => Err(Error::new("cannot do what --cgroup asks for")
-            .because("containers have no cgroup yet")
+/// The way into the container's cgroup, or into that which `--cgroup` names.
+fn entrance(record: &Record, facts: &mut HostFacts, args: &Args) -> Result<Option<Entrance>> {
+    match (&record.cgroup, &args.cgroup) {
+        (Some(cgroup), beneath) => {
+            let init = record.process.pid;
+            Entrance::open(cgroup, init, beneath.as_deref(), facts).map(Some)
+        }
+        (None, Some(_)) => Err(Error::new("cannot do what --cgroup asks for")
+            .because("the container has no cgroup of its own")
             .hint("do without --cgroup")),
-        None => Ok(()),
+        (None, None) => Ok(None),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::log::{Format, Level};
+use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy};
 
 /// Options before the command.
 #[derive(Debug, clap::Args)]
@@ -26,25 +27,18 @@ pub(crate) struct Global {
     /// Print what is being done: --log-level debug
     #[arg(long)]
     pub(crate) debug: bool,
-    /// Who makes cgroups [default: disabled]. Taken because engines give it: none is made yet, and a note says so
-    #[arg(long, value_name = "MANAGER")]
-    cgroup_manager: Option<CgroupManager>,
+    /// Who makes the container's cgroup
+    #[arg(long, value_name = "MANAGER", default_value = "auto")]
+    cgroup_manager: CgroupManager,
     /// As --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
+    /// What becomes of limits that nobody can keep [default: strict where the config has limits]
+    #[arg(long, value_name = "POLICY")]
+    cgroup_policy: Option<CgroupPolicy>,
     /// Taken because engines give it: true or auto, as lodger always is
     #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum CgroupManager {
-    /// The runtime itself
-    Cgroupfs,
-    /// The caller's systemd
-    Systemd,
-    /// None is made: a container stays in the cgroup of its caller
-    Disabled,
 }
 
 impl Global {
@@ -58,13 +52,15 @@ impl Global {
         }
     }
 
-    /// The option that asks for a cgroup, if there is one.
-    pub(super) fn asks_for_cgroup(&self) -> Option<&'static str> {
-        match self.cgroup_manager {
-            _ if self.systemd_cgroup => Some("--systemd-cgroup"),
-            Some(CgroupManager::Cgroupfs) => Some("--cgroup-manager cgroupfs"),
-            Some(CgroupManager::Systemd) => Some("--cgroup-manager systemd"),
-            Some(CgroupManager::Disabled) | None => None,
+    /// What is asked of the container's cgroup.
+    pub(super) fn cgroups(&self) -> CgroupOptions {
+        let manager = match self.systemd_cgroup {
+            true => CgroupManager::Systemd,
+            false => self.cgroup_manager,
+        };
+        CgroupOptions {
+            manager,
+            policy: self.cgroup_policy,
         }
     }
 

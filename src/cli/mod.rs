@@ -13,6 +13,7 @@ use crate::error::{Doing, Error, Result};
 use crate::log::{Format, Level, Log};
 use crate::sys;
 
+mod cgroups;
 mod completion;
 mod create;
 mod delete;
@@ -193,7 +194,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Wait(args) => wait::wait(global, &args),
         Command::Delete(args) => delete::delete(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
-        Command::Plan(args) => spec::plan(&args),
+        Command::Plan(args) => spec::plan(global, &args),
         Command::Features(args) => features::features(&args),
         Command::Completion(args) => completion::completion(&args),
         Command::Help(args) => help::help(&args),

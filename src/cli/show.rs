@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Global, print};
+use crate::cgroup::CgroupRecord;
 use crate::error::{Error, Result, printable, printable_json};
 use crate::log::Log;
 use crate::plan::Note;
@@ -71,6 +72,9 @@ struct State {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
     owner: String,
+    /// The container's cgroup and the limits that hold in it, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup: Option<CgroupRecord>,
 }
 
 impl State {
@@ -96,6 +100,7 @@ impl State {
                 created: "0001-01-01T00:00:00Z".to_owned(),
                 annotations: BTreeMap::new(),
                 owner: String::new(),
+                cgroup: None,
             };
         };
         Self {
@@ -112,6 +117,7 @@ impl State {
             created: record.created,
             annotations: record.annotations,
             owner: record.owner,
+            cgroup: record.cgroup,
         }
     }
 }

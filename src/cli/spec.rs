@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::print;
+use super::{Global, print};
 use crate::bundle::{self, Bundle, BundleError, Problem, rootless_template, template};
 use crate::error::{Doing, Error, Result, printable_json};
 use crate::host::{self, HostFacts, Joinable};
@@ -74,15 +74,16 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 }
 
 /// Does what `plan` asks.
-pub(crate) fn plan(args: &PlanArgs) -> Result<u8> {
+pub(crate) fn plan(global: &Global, args: &PlanArgs) -> Result<u8> {
     let mut facts = HostFacts::probe();
+    super::cgroups::look_at_session(global.cgroups(), &mut facts);
     let config = read_config(&args.bundle, None)?;
     let bundle = match config.parse_if_it_joins(&mut facts)? {
         Some((bundle, _)) => bundle,
         None => config.parse()?,
     };
     facts.learn(&bundle.spec);
-    let plan = Plan::compute(&bundle, &facts).map_err(|p| problems(&p))?;
+    let plan = Plan::compute_with(&bundle, &facts, global.cgroups()).map_err(|p| problems(&p))?;
     // It fails where `run` would.
     super::create::filter(plan.seccomp.as_ref(), None)?;
     let text = serde_json::to_string_pretty(&plan)

@@ -124,6 +124,23 @@ impl SessionReading {
         self.sockets.push(BusSocket { path, direct });
     }
 
+    /// Why there is nobody to speak to, as a clause.
+    pub fn why_none(&self) -> String {
+        if self.passed_over.is_empty() {
+            return "there is no systemd of the caller's".to_owned();
+        }
+        format!(
+            "there is no systemd of the caller's: {}",
+            self.passed_over.join("; ")
+        )
+    }
+
+    /// Takes none of the sockets, for this reason.
+    pub fn refuse(&mut self, why: impl std::fmt::Display) {
+        self.sockets.clear();
+        self.passed_over.push(why.to_string());
+    }
+
     /// Reads what becomes of `user_name`'s processes when she logs out.
     pub fn learn_logout(&mut self, user_name: Option<&str>) {
         self.logout = Some(LogoutReading {

@@ -21,13 +21,19 @@ pub(super) const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
 /// Every annotation that is acted upon: `features` tells of them, as a config that others may write should not have them
 /// unseen (features.md, "potentiallyUnsafeConfigAnnotations").
-pub const ACTING: [Acting; 1] = [Acting {
-    key: KEEP_GROUPS,
-    effect: "\"1\": the container's processes keep the caller's supplementary groups",
-}];
+pub const ACTING: [Acting; 2] = [
+    Acting {
+        key: KEEP_GROUPS,
+        effect: "\"1\": the container's processes keep the caller's supplementary groups",
+    },
+    Acting {
+        key: super::unit_annotations::PREFIX,
+        effect: "a property of the container's scope, of a list of harmless ones",
+    },
+];
 
 /// The beginnings of annotations that change what other runtimes do.
-const FOREIGN: [&str; 3] = ["run.oci.", "org.systemd.property.", "org.criu."];
+const FOREIGN: [&str; 2] = ["run.oci.", "org.criu."];
 
 /// The annotations of `spec`. What another runtime would act upon and this one does not is noted.
 pub(super) fn annotations(spec: &Spec, notes: &mut Vec<Note>) -> BTreeMap<String, String> {

@@ -1,167 +1,347 @@
-//! Control groups: lodger makes none yet, so that a container stays in the cgroup of whoever starts it. What is asked of a
-//! cgroup and limits something was refused by `bundle`; the rest is told here.
+//! Control groups: who makes the container's, and what of its limits nobody can keep.
+#![forbid(unsafe_code)]
 
-use oci_spec::runtime::Linux;
-use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+use std::path::Path;
 
-use super::Note;
-use crate::bundle::USUAL_SHARES;
+use oci_spec::runtime::{LinuxResources, Spec};
 
-/// Notes on what `linux` asks of a cgroup that is not made.
-pub(super) fn notes(linux: Option<&Linux>, notes: &mut Vec<Note>) {
-    let Some(linux) = linux else { return };
-    if let Some(path) = linux
-        .cgroups_path()
-        .as_ref()
-        .filter(|p| !p.as_os_str().is_empty())
-    {
-        notes.push(stays(format!("{path:?} is not made")));
+use super::cgroups_path;
+use super::resources::{self, Converted};
+use super::unit_annotations::unit_annotations;
+use super::{
+    Cgroup, CgroupManager, CgroupOptions, CgroupPlace, CgroupPolicy, IdMapping, Ids, Note, Setting,
+    UnitProperty,
+};
+use crate::bundle::Problem;
+use crate::host::{CgroupKind, CgroupReading, HostFacts};
+
+/// What is read for the decision, and where what was found goes.
+pub(super) struct Deciding<'a> {
+    pub(super) spec: &'a Spec,
+    pub(super) facts: &'a HostFacts,
+    pub(super) options: CgroupOptions,
+    pub(super) notes: &'a mut Vec<Note>,
+    pub(super) problems: &'a mut Vec<Problem>,
+}
+
+/// A cgroup of the caller's in which others are made, and what it has for them.
+#[derive(Clone, Copy)]
+struct Boundary<'a> {
+    path: &'a str,
+    controllers: &'a [String],
+}
+
+/// Who can make the cgroup, or why nobody can.
+enum Maker<'a> {
+    Systemd(Option<Boundary<'a>>),
+    Cgroupfs(Boundary<'a>),
+    Nobody {
+        /// Why, as a clause.
+        why: String,
+        /// What to do about it.
+        remedy: String,
+    },
+}
+
+impl Deciding<'_> {
+    /// The container's cgroup; `None`: it stays in its caller's.
+    pub(super) fn decide(&mut self) -> Option<Cgroup> {
+        let spec = self.spec;
+        let linux = spec.linux().as_ref();
+        let path = linux.and_then(|l| l.cgroups_path().as_ref());
+        let path = path.map(|p| p.to_string_lossy()).unwrap_or_default();
+        let converted = self.convert(linux.and_then(|l| l.resources().as_ref()));
+        let facts = self.facts;
+        let maker = maker(self.options.manager, &path, facts);
+        let managed = matches!(maker, Maker::Systemd(_));
+        let properties = self.annotations(managed);
+        let boundary = match maker {
+            Maker::Systemd(boundary) => boundary,
+            Maker::Cgroupfs(boundary) => Some(boundary),
+            Maker::Nobody { why, remedy } => {
+                self.without(&converted.settings, &path, &why, &remedy);
+                return None;
+            }
+        };
+        let place = match self.place(&path, managed) {
+            Ok(place) => place,
+            Err(problem) => {
+                self.problems.push(problem);
+                return None;
+            }
+        };
+        let settings = self.enforceable(converted.settings, boundary, managed);
+        let limited = settings.iter().any(|setting| !setting.is_usual());
+        let required = match self.options.policy {
+            Some(CgroupPolicy::BestEffort) => false,
+            Some(CgroupPolicy::Strict) => true,
+            None => limited,
+        };
+        let kept =
+            |property: &UnitProperty| settings.iter().any(|s| s.property == property.property);
+        let of_limits = converted.properties.into_iter().filter(kept);
+        let properties = match managed {
+            true => of_limits.chain(properties).collect(),
+            false => Vec::new(),
+        };
+        Some(Cgroup {
+            place,
+            settings,
+            properties,
+            owner: None,
+            required,
+        })
     }
-    let Some(resources) = linux.resources() else {
-        return;
-    };
-    let mut unlimited = |property: &str, reason: &str| {
-        notes.push(Note::new(
-            format!("/linux/resources/{property}"),
-            reason,
-            "none is needed",
+
+    fn convert(&mut self, resources: Option<&LinuxResources>) -> Converted {
+        let Some(resources) = resources else {
+            return Converted::default();
+        };
+        let mut converted = resources::convert(resources, self.spec.version(), "/linux/resources");
+        self.notes.append(&mut converted.notes);
+        self.problems.append(&mut converted.problems);
+        converted
+    }
+
+    /// What annotations ask of the scope.
+    fn annotations(&mut self, managed: bool) -> Vec<UnitProperty> {
+        let annotations = self.spec.annotations().iter().flatten();
+        let annotations = annotations.map(|(k, v)| (k.clone(), v.clone())).collect();
+        let converted = unit_annotations(&annotations, managed);
+        self.notes.extend(converted.notes);
+        self.problems.extend(converted.problems);
+        converted.properties
+    }
+
+    /// Tells what becomes of what was asked of a cgroup that is not made.
+    fn without(&mut self, settings: &[Setting], path: &str, why: &str, remedy: &str) {
+        let best_effort = self.options.policy == Some(CgroupPolicy::BestEffort);
+        let mut limits = settings.iter().filter(|s| !s.is_usual()).peekable();
+        let limited = limits.peek().is_some();
+        for setting in limits {
+            let message =
+                format!("nobody can keep this limit, as the container gets no cgroup: {why}");
+            self.unkept(&setting.property, &message, remedy, best_effort);
+        }
+        if self.options.policy == Some(CgroupPolicy::Strict) && !limited {
+            self.problems.push(Problem::new(
+                "/linux/cgroupsPath",
+                format!("the container gets no cgroup, which --cgroup-policy strict asks for: {why}; {remedy}"),
+            ));
+        }
+        let named = match self.options.manager {
+            CgroupManager::Systemd => Some("--cgroup-manager systemd"),
+            CgroupManager::Cgroupfs => Some("--cgroup-manager cgroupfs"),
+            CgroupManager::Auto | CgroupManager::Disabled => None,
+        };
+        let asked = match (path, named) {
+            ("", None) => return,
+            ("", Some(named)) => format!("no cgroup is made for {named}"),
+            (path, _) => format!("{path:?} is not made"),
+        };
+        self.notes.push(Note::new(
+            "/linux/cgroupsPath",
+            format!("{asked}, and the container stays in its caller's cgroup: {why}"),
+            remedy,
         ));
-    };
-    if resources
-        .pids()
-        .as_ref()
-        .is_some_and(|pids| pids.limit() == 0)
-    {
-        unlimited(
-            "pids/limit",
-            "0 is taken for no limit, as it was before version 1.3 of the specification",
-        );
     }
-    let memory = resources.memory().as_ref();
-    let zero = |value: Option<i64>| value == Some(0);
-    for (name, value) in [
-        ("limit", memory.and_then(|m| m.limit())),
-        ("reservation", memory.and_then(|m| m.reservation())),
-        ("swap", memory.and_then(|m| m.swap())),
-        ("kernel", memory.and_then(|m| m.kernel())),
-        ("kernelTCP", memory.and_then(|m| m.kernel_tcp())),
-    ] {
-        if zero(value) {
-            unlimited(
-                &format!("memory/{name}"),
-                "0 is taken for no limit, as by other runtimes",
-            );
+
+    fn unkept(&mut self, property: &str, message: &str, remedy: &str, best_effort: bool) {
+        if best_effort {
+            self.notes.push(Note::new(property, message, remedy));
+        } else {
+            let more = "or take it out, or let it go with --cgroup-policy best-effort";
+            let message = format!("{message}; {remedy}; {more}");
+            self.problems.push(Problem::new(property, message));
         }
     }
-    let shares = resources.cpu().as_ref().and_then(|cpu| cpu.shares());
-    if shares == Some(USUAL_SHARES) {
-        unlimited(
-            "cpu/shares",
-            "the container shares the processors with its caller's cgroup, whose part this is unasked",
-        );
+
+    /// The settings whose controllers the caller has.
+    fn enforceable(
+        &mut self,
+        settings: Vec<Setting>,
+        boundary: Option<Boundary<'_>>,
+        managed: bool,
+    ) -> Vec<Setting> {
+        let Some(boundary) = boundary else {
+            return settings;
+        };
+        let best_effort = self.options.policy == Some(CgroupPolicy::BestEffort);
+        let has =
+            |s: &Setting| s.controller.is_empty() || boundary.controllers.contains(&s.controller);
+        let (kept, lacking): (Vec<_>, Vec<_>) = settings.into_iter().partition(has);
+        for setting in lacking {
+            let (message, remedy) = lacking_controller(&setting.controller, boundary, managed);
+            self.unkept(&setting.property, &message, &remedy, best_effort);
+        }
+        kept
+    }
+
+    fn place(&mut self, path: &str, managed: bool) -> Result<CgroupPlace, Problem> {
+        let named = self.options.manager != CgroupManager::Auto;
+        let fits = path.is_empty() || cgroups_path::is_for_systemd(path) == managed;
+        if !fits && !named {
+            self.otherwise(
+                path,
+                match managed {
+                    true => "a path, and systemd makes it: a scope has the form slice:prefix:name",
+                    false => "the name of a scope, and there is no systemd to make one",
+                },
+            );
+        }
+        let path = if fits || named { path } else { "" };
+        match managed {
+            true => cgroups_path::in_systemd(path),
+            false => cgroups_path::in_cgroupfs(path),
+        }
+    }
+
+    fn otherwise(&mut self, asked: &str, why: &str) {
+        self.notes.push(Note::new(
+            "/linux/cgroupsPath",
+            format!("the container's cgroup is named after its id, as {asked:?} is {why}"),
+            "give the form that the manager has, or none",
+        ));
     }
 }
 
-/// The note on a cgroup that is asked for and not made; `what` begins the sentence.
-pub(crate) fn stays(what: impl AsRef<str>) -> Note {
-    Note::new(
-        "/linux/cgroupsPath",
-        format!(
-            "{}: the container stays in its caller's cgroup, as lodger makes none yet",
-            what.as_ref()
-        ),
-        "to limit what it may use, start it in a cgroup that has the limits: `systemd-run --user --scope -p MemoryMax=1G …`",
+/// Who makes it for this caller.
+fn maker<'a>(wanted: CgroupManager, path: &str, facts: &'a HostFacts) -> Maker<'a> {
+    if wanted == CgroupManager::Disabled {
+        return nobody("--cgroup-manager disabled asks for that", "leave it out");
+    }
+    let Some(reading) = facts.cgroup.as_ref() else {
+        let why = "the control groups of this machine were not looked at";
+        return nobody(why, "take the option or the property out");
+    };
+    if let Some(why) = unusable(reading) {
+        return nobody(
+            why,
+            "ask the administrator for a system with version 2 alone (systemd.unified_cgroup_hierarchy=1)",
+        );
+    }
+    let manager = reading.manager.as_ref().map(|manager| Boundary {
+        path: &manager.path,
+        controllers: &manager.controllers,
+    });
+    let systemd = match facts.session.as_ref() {
+        Some(session) if !session.sockets.is_empty() => Ok(Maker::Systemd(manager)),
+        Some(session) => Err(session.why_none()),
+        None => Err("there is no systemd of the caller's".to_owned()),
+    };
+    let cgroupfs = match (&reading.base, &reading.obstacle) {
+        (Some(base), None) => Ok(Maker::Cgroupfs(Boundary {
+            path: base,
+            controllers: &reading.controllers,
+        })),
+        (_, obstacle) => Err(obstacle.clone().unwrap_or_default()),
+    };
+    let is_path = !path.is_empty() && !cgroups_path::is_for_systemd(path);
+    match wanted {
+        CgroupManager::Systemd => systemd.unwrap_or_else(no_session),
+        CgroupManager::Cgroupfs => cgroupfs.unwrap_or_else(not_hers),
+        CgroupManager::Auto | CgroupManager::Disabled => match (systemd, cgroupfs) {
+            // A path is one beneath a cgroup of the caller's; only a scope has a slice.
+            (_, Ok(cgroupfs)) if is_path => cgroupfs,
+            (Ok(systemd), _) => systemd,
+            (Err(_), Ok(cgroupfs)) => cgroupfs,
+            (Err(why), Err(obstacle)) => no_session(format!("{why}, and {obstacle}")),
+        },
+    }
+}
+
+fn nobody<'a>(why: impl Into<String>, remedy: impl Into<String>) -> Maker<'a> {
+    Maker::Nobody {
+        why: why.into(),
+        remedy: remedy.into(),
+    }
+}
+
+fn no_session<'a>(why: String) -> Maker<'a> {
+    nobody(
+        why,
+        "log in through systemd-logind (ssh, `machinectl shell`), or have `loginctl enable-linger` run for you; or start it in a \
+         cgroup that is yours: a service with Delegate=yes",
     )
 }
 
-/// The container's control group: where it is, and what is set in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cgroup {
-    /// Who makes it.
-    pub place: CgroupPlace,
-    /// What is written to it, in this order, by whoever makes it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub settings: Vec<Setting>,
-    /// What the scope is given besides, for a systemd that knows it: the settings it must not lose when it reloads, and
-    /// what `org.systemd.property.` annotations ask for.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub properties: Vec<UnitProperty>,
-    /// Uid and gid, as the outer user namespace has them, who may divide the cgroup further (config-linux.md, "Cgroup
-    /// ownership"); `None`: the caller alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<(u32, u32)>,
-    /// Whether the container cannot do without it: the config sets a limit, or the caller has named a manager.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub required: bool,
+fn not_hers<'a>(why: String) -> Maker<'a> {
+    nobody(
+        why,
+        "start it in a cgroup that is yours to divide: `systemd-run --user --scope -p Delegate=yes …`, a service with Delegate=yes",
+    )
 }
 
-/// Where a container's cgroup is made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "manager")]
-pub enum CgroupPlace {
-    /// In a scope of the caller's systemd (systemd.scope(5)).
-    Systemd {
-        /// The slice; `None`: the default one of the runtime.
-        slice: Option<String>,
-        /// The scope's name without its suffix; `None`: lodger-ID.
-        name: Option<String>,
-    },
-    /// Beneath the caller's own cgroup.
-    Cgroupfs {
-        /// Path beneath it, without `/` at its begin; `None`: lodger-ID.
-        path: Option<String>,
-    },
+/// Why no cgroup can be made in this hierarchy, if none can.
+fn unusable(reading: &CgroupReading) -> Option<&'static str> {
+    match reading.kind {
+        CgroupKind::Unified => None,
+        CgroupKind::Hybrid => Some(
+            "the control groups of this machine are version 1 and 2 at once, and lodger uses version 2 alone",
+        ),
+        CgroupKind::V1 => {
+            Some("the control groups of this machine are version 1, and lodger uses version 2")
+        }
+        CgroupKind::Absent => Some("there are no control groups at /sys/fs/cgroup"),
+    }
 }
 
-/// One value to write to a cgroup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setting {
-    /// JSON pointer to the property of config.json that asks for it.
-    pub property: String,
-    /// The controller that has to be enabled, as cgroup.controllers names it; empty: none (cgroup.…).
-    pub controller: String,
-    /// The files that can hold it, the best first, with the text that each wants: the first that is there is written.
-    pub writes: Vec<FileWrite>,
+/// Why a limit cannot be kept for want of its controller, and what to do about it.
+fn lacking_controller(controller: &str, boundary: Boundary<'_>, managed: bool) -> (String, String) {
+    let mut have = boundary.controllers.join(" ");
+    if have.is_empty() {
+        have.push_str("none");
+    }
+    let mut message = format!(
+        "nobody can keep this limit: the controller {controller:?} is not delegated to {}, which has: {have}",
+        boundary.path
+    );
+    if !managed {
+        return (
+            message,
+            format!("ask whoever made that cgroup to delegate {controller:?}"),
+        );
+    }
+    let by_systemd = ["cpu", "cpuset", "io", "memory", "pids"].contains(&controller);
+    if !by_systemd {
+        let _infallible = write!(message, "; systemd delegates no {controller:?}");
+        return (
+            message,
+            "start it in a cgroup that has the controller, with --cgroup-manager cgroupfs"
+                .to_owned(),
+        );
+    }
+    (
+        message,
+        "ask the administrator to install systemd/user@.service.d/lodger-delegate.conf \
+         (Delegate=cpu cpuset io memory pids) in /etc/systemd/system, and log in again"
+            .to_owned(),
+    )
 }
 
-/// A file of a cgroup, and a text for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileWrite {
-    /// Its name, without `/`.
-    pub file: String,
-    /// What is written, without a newline.
-    pub value: String,
+/// Who may divide the cgroup: the container's process, if its view of the control groups can be written to (config-linux.md,
+/// "Cgroup ownership"). Ids of the caller's own user namespace; `None`: the caller, as whom it runs, or nobody.
+pub(super) fn owner(spec: &Spec, ids: Ids<'_>) -> Option<(u32, u32)> {
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let writable = mounts.iter().any(|mount| {
+        let kind = mount.typ().as_deref();
+        let readonly = |option: &String| ["ro", "rro"].contains(&option.as_str());
+        matches!(kind, Some("cgroup" | "cgroup2"))
+            && mount.destination().as_path() == Path::new("/sys/fs/cgroup")
+            && !mount.options().iter().flatten().any(readonly)
+    });
+    let user = spec.process().as_ref()?.user();
+    let (uids, gids) = ids.maps?;
+    let uid = outside(uids, user.uid())?;
+    let gid = outside(gids, user.gid()).unwrap_or(ids.facts.gid);
+    (writable && uid != ids.facts.uid).then_some((uid, gid))
 }
 
-/// One property of a transient unit (org.freedesktop.systemd1(5)).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnitProperty {
-    /// JSON pointer to the property of config.json that asks for it.
-    pub property: String,
-    /// Its name on the bus.
-    pub name: String,
-    /// Its value.
-    pub value: PropertyValue,
-    /// The first version of systemd that has it.
-    pub since: u32,
-}
-
-/// The value of a unit's property, by its type on the bus.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PropertyValue {
-    /// `b`
-    Bool(bool),
-    /// `t`
-    U64(u64),
-    /// `i`
-    I32(i32),
-    /// `s`
-    Text(String),
-    /// `ay`
-    Bytes(Vec<u8>),
-    /// `as`
-    Texts(Vec<String>),
-    /// `a(st)`: a device's path and a number
-    DeviceNumbers(Vec<(String, u64)>),
+fn outside(map: &[IdMapping], id: u32) -> Option<u32> {
+    let line = map.iter().find(|line| {
+        id.checked_sub(line.container_id)
+            .is_some_and(|n| n < line.size)
+    })?;
+    Some(line.host_id + (id - line.container_id))
 }

@@ -18,7 +18,7 @@ const SCOPE: &str = ".scope";
 const SLICE: &str = ".slice";
 
 /// Whether `path` has the form that is for systemd.
-pub fn is_for_systemd(path: &str) -> bool {
+pub(super) fn is_for_systemd(path: &str) -> bool {
     path.matches(':').count() == 2 && !path.contains('/')
 }
 
@@ -26,7 +26,7 @@ pub fn is_for_systemd(path: &str) -> bool {
 ///
 /// # Errors
 /// It is not of that form, or no unit can have such a name. The message on the form is runc's, for those who look for it.
-pub fn in_systemd(path: &str) -> Result<CgroupPlace, Problem> {
+pub(super) fn in_systemd(path: &str) -> Result<CgroupPlace, Problem> {
     let problem = |message: String| Problem::new(POINTER, message);
     if path.is_empty() {
         return Ok(CgroupPlace::Systemd {
@@ -76,7 +76,7 @@ pub fn in_systemd(path: &str) -> Result<CgroupPlace, Problem> {
 ///
 /// # Errors
 /// It leads elsewhere, or no cgroup can have such a name.
-pub fn in_cgroupfs(path: &str) -> Result<CgroupPlace, Problem> {
+pub(super) fn in_cgroupfs(path: &str) -> Result<CgroupPlace, Problem> {
     if path.is_empty() {
         return Ok(CgroupPlace::Cgroupfs { path: None });
     }

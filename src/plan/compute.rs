@@ -10,8 +10,9 @@ use super::namespaces::{self, Namespaces};
 use super::net_devices::net_devices;
 use super::time_offsets::time_offsets;
 use super::{
-    Hooks, IdMapping, Ids, Namespace, Note, Plan, Propagation, PropagationKind, Role, Root,
-    UserNamespace, annotations, attributes, cgroup, devices, labels, process, resctrl, sysctl,
+    CgroupOptions, Hooks, IdMapping, Ids, Namespace, Note, Plan, Propagation, PropagationKind,
+    Role, Root, UserNamespace, annotations, attributes, cgroup, devices, labels, process, resctrl,
+    sysctl,
 };
 use crate::bundle::{Bundle, Problem, escape};
 use crate::host::HostFacts;
@@ -37,6 +38,15 @@ impl Plan {
     /// # Errors
     /// All that the configuration asks and this caller cannot have, each with its JSON pointer.
     pub fn compute(bundle: &Bundle, facts: &HostFacts) -> Result<Self, Vec<Problem>> {
+        Self::compute_with(bundle, facts, CgroupOptions::default())
+    }
+
+    /// As [`Plan::compute`], with what the caller asks of the cgroup besides.
+    pub fn compute_with(
+        bundle: &Bundle,
+        facts: &HostFacts,
+        cgroups: CgroupOptions,
+    ) -> Result<Self, Vec<Problem>> {
         let spec = &bundle.spec;
         let linux = spec.linux().as_ref();
         let mut problems = Vec::new();
@@ -53,7 +63,20 @@ impl Plan {
         let shares_network = decided.shares(Namespace::Network);
         let net_devices = net_devices(linux, shares_network, facts, &mut problems);
         let root = root(bundle, &mut notes);
+        let mut cgroup = cgroup::Deciding {
+            spec,
+            facts,
+            options: cgroups,
+            notes: &mut notes,
+            problems: &mut problems,
+        }
+        .decide();
+        let own_cgroups = decided.made.contains(&Namespace::Cgroup);
+        if let Some(cgroup) = cgroup.as_mut().filter(|_| own_cgroups) {
+            cgroup.owner = cgroup::owner(spec, ids);
+        }
         let context = Context {
+            own_cgroup: own_cgroups && cgroup.is_some(),
             directory: &bundle.directory,
             namespaces: &owned,
             joined: &decided.joined,
@@ -71,8 +94,6 @@ impl Plan {
         let sysctl = sysctl::sysctl(&parameters, &owned, &decided.joined, new, &mut problems);
         let process = plan_process(spec, ids, &mut notes, &mut problems);
         let seccomp = super::seccomp(linux, &mut notes);
-        note_resources(linux, &mut notes);
-        cgroup::notes(linux, &mut notes);
         resctrl::refuse(linux, facts, &mut problems);
         notes.extend(of_annotations);
         let own_dev = !mounts::has_host_dev(&mounts);
@@ -91,6 +112,7 @@ impl Plan {
                 hostname: named(spec.hostname()),
                 domainname: named(spec.domainname()),
                 process,
+                cgroup,
                 seccomp,
                 hooks: Hooks::of(spec),
                 annotations,
@@ -250,18 +272,6 @@ fn plan_process(
             problems.extend(more);
             None
         }
-    }
-}
-
-fn note_resources(linux: Option<&Linux>, notes: &mut Vec<Note>) {
-    let resources = linux.and_then(|l| l.resources().as_ref());
-    let rules = resources.and_then(|r| r.devices().as_ref());
-    if rules.is_some_and(|rules| !rules.is_empty()) {
-        notes.push(Note::new(
-            "/linux/resources/devices",
-            "device rules are not enforced: they need BPF in the initial user namespace",
-            "none is needed: a container without root of the host has only the devices bound into it, with the caller's rights",
-        ));
     }
 }
 

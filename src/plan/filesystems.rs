@@ -141,17 +141,20 @@ impl Planner<'_> {
         }
     }
 
-    /// A view of the control groups; there is no right to change them yet, so that it is always read-only.
+    /// A view of the control groups, read-only where they are not the container's alone (CVE-2023-25809).
     fn cgroup(&mut self, kind: &str) -> MountSource {
-        if !self.options.attributes.set.contains(&Attribute::Ro) {
-            self.note(
-                "/options",
-                "the control groups are mounted read-only: the container has none of its own",
-                "add \"ro\"",
-            );
-        }
-        if is_on(Defence::ReadonlyCgroup) {
-            self.options.attributes.set(Attribute::Ro);
+        let own = self.context.own_cgroup;
+        if !own {
+            if !self.options.attributes.set.contains(&Attribute::Ro) {
+                self.note(
+                    "/options",
+                    "the control groups are mounted read-only: the container has none of its own",
+                    "add \"ro\"",
+                );
+            }
+            if is_on(Defence::ReadonlyCgroup) {
+                self.options.attributes.set(Attribute::Ro);
+            }
         }
         if self.has_own(Namespace::Cgroup) {
             if kind == "cgroup" {

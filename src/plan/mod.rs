@@ -54,6 +54,9 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The container's process.
     pub process: Process,
+    /// The container's control group, if one is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<Cgroup>,
     /// The system call filter of the container's processes, if they get one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
@@ -448,8 +451,9 @@ pub struct Rlimit {
 mod annotations;
 mod attributes;
 mod capability;
-pub(crate) mod cgroup;
-pub mod cgroups_path;
+mod cgroup;
+mod cgroup_types;
+mod cgroups_path;
 mod compute;
 mod devices;
 mod filesystems;
@@ -476,7 +480,11 @@ pub mod unit_annotations;
 pub use annotations::{ACTING as ACTING_ANNOTATIONS, Acting, keeps_groups};
 pub use attributes::{ProcessAttributes, Role, attributes};
 pub use capability::CapabilitySet;
-pub use cgroup::{Cgroup, CgroupPlace, FileWrite, PropertyValue, Setting, UnitProperty};
+pub use cgroup_types::{
+    Cgroup, CgroupManager, CgroupOptions, CgroupPlace, CgroupPolicy, FileWrite, PropertyValue,
+    Setting, UnitProperty,
+};
+pub use cgroups_path::unit_name;
 pub use devices::{Asked, Device, Fifo};
 pub use hooks::{Hook, Hooks};
 pub use mount_ids::MountIdMap;

@@ -34,6 +34,8 @@ pub(super) struct Context<'a> {
     pub namespaces: &'a [Namespace],
     /// The namespaces that are joined.
     pub joined: &'a [JoinedNamespace],
+    /// Whether it has a cgroup and a cgroup namespace of its own, and so is the root of what it sees.
+    pub own_cgroup: bool,
     /// The container's ids.
     pub ids: Ids<'a>,
     /// Whether the config asks for a user namespace.

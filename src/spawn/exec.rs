@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::line::{self, Order, Phase, RuntimeEnd};
 use super::{Heard, Outlets, Problem, end, order, wait_for};
+use crate::cgroup::Entrance;
 use crate::error::{Doing, Error, Result};
 use crate::init::Manner;
 use crate::plan::{Note, Process};
@@ -30,6 +31,8 @@ pub struct Joining<'a> {
     pub outlets: Outlets,
     /// The container's id.
     pub id: &'a str,
+    /// The way into the container's cgroup, if it has one.
+    pub entrance: Option<Entrance>,
 }
 
 /// A process that has joined.
@@ -142,6 +145,10 @@ fn talk_through(
     line: &RuntimeEnd,
     heard: &mut Heard,
 ) -> std::result::Result<(), Problem> {
+    // Before its program is there, and has children.
+    if let Some(entrance) = &joining.entrance {
+        entrance.admit(child.pid)?;
+    }
     wait_for(Phase::SettingUp, line, heard)?;
     joining.outlets.hand_over_console(heard)?;
     if let Some(agent) = &mut heard.agent {

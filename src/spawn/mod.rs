@@ -4,18 +4,20 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::bundle::Bundle;
+use crate::cgroup;
 use crate::error::{Doing, Error, Result};
 use crate::host::Joinable;
 use crate::init::{Init, Manner, Stage};
 use crate::plan::{Hook, Namespace, Note, Plan, UserNamespace};
 use crate::seccomp::Agent;
-use crate::state::{ContainerState, Entry, NamespaceMark, OuterRecord, Status};
+use crate::state::{ContainerState, Entry, NamespaceMark, OuterRecord, Record, Status};
 use crate::sys;
 use crate::sys::memory::SharedByte;
 use crate::sys::ns::flag;
 use crate::sys::process::{Child, Cloned, Exit};
 use crate::userns::{self, Entering};
 
+mod cgroups;
 mod exec;
 mod foreground;
 mod handover;
@@ -41,6 +43,7 @@ pub use relay::Relay;
 pub use start::{NotStarted, start};
 pub use whole_file::WholeFile;
 
+use cgroups::without_cgroup;
 use hook::Told;
 use line::{Failure, Handshake, Next, Order, Phase, ProtocolError, RuntimeEnd};
 
@@ -78,6 +81,8 @@ pub struct Creation<'a> {
     pub notify: bool,
     /// Who runs hooks in the caller's namespaces; needed only where the plan has some.
     pub runner: Option<&'a Runner>,
+    /// Who makes the plan's cgroup; needed only where it has one.
+    pub cgroups: Option<&'a cgroup::Maker>,
 }
 
 /// Where the caller wants to be told of a new process.
@@ -126,6 +131,14 @@ struct Heard {
     agent: Option<Agent>,
 }
 
+/// Init, made and not yet set up.
+struct Cloning {
+    child: Child,
+    line: RuntimeEnd,
+    /// Its mark, where this side could not look it up.
+    mark: Option<NamespaceMark>,
+}
+
 /// A container that was made.
 #[derive(Debug)]
 pub struct Made {
@@ -145,21 +158,29 @@ impl Creation<'_> {
     pub fn make(&self, entering: Entering, agent: Option<Agent>) -> Result<Made> {
         let outer = entering.finish()?;
         let stage = SharedByte::new().doing(|| "cannot share memory with init".to_owned())?;
-        let (child, line, mark) = self.clone_init(&stage)?;
-        let moved = match net_devices::move_all(&self.plan.net_devices, &child) {
-            Ok(moved) => moved,
-            Err(error) => return Err(undo(&child, error.into(), &stage)),
+        let mut cgroup = self.cgroup_first()?;
+        let init = match self.clone_init(&stage, cgroup.as_ref()) {
+            Ok(init) => init,
+            Err(error) => return Err(without_cgroup(cgroup, error)),
         };
-        match self.talk_through(&child, &line, outer, mark, agent) {
+        let child = &init.child;
+        let moved = match net_devices::move_all(&self.plan.net_devices, child) {
+            Ok(moved) => moved,
+            Err(error) => {
+                let error = undo(child, error.into(), &stage);
+                return Err(without_cgroup(cgroup, error));
+            }
+        };
+        match self.talk_through(&init, outer, &mut cgroup, agent) {
             Ok(Heard { notes, console, .. }) => Ok(Made {
-                child,
+                child: init.child,
                 notes,
                 console,
                 may_leave_others: new_flags(self.plan) & flag::PID == 0,
             }),
             Err(problem) => {
                 let lost = moved.and_then(|moved| moved.give_back());
-                let error = undo(&child, problem, &stage);
+                let error = without_cgroup(cgroup, undo(child, problem, &stage));
                 Err(match lost {
                     Some(lost) => error.hint(lost),
                     None => error,
@@ -168,8 +189,8 @@ impl Creation<'_> {
         }
     }
 
-    /// Makes the process. Gives its mark as well, where this side could not look it up.
-    fn clone_init(&self, stage: &SharedByte) -> Result<(Child, RuntimeEnd, Option<NamespaceMark>)> {
+    /// Makes the process, in `cgroup` if that is there already.
+    fn clone_init(&self, stage: &SharedByte, cgroup: Option<&cgroup::Made>) -> Result<Cloning> {
         let what = || "cannot make the container's process".to_owned();
         let gate = match self.until {
             Until::Created => Some(self.entry.make_gate()?),
@@ -184,25 +205,32 @@ impl Creation<'_> {
             stage,
             told: self.told(),
         };
-        if joiner::is_needed(self.plan) {
-            let (child, mark) = joiner::clone(self.plan, self.joinable, init)?;
-            return Ok((child, runtime, mark));
-        }
-        match sys::process::clone(new_flags(self.plan) & !flag::CGROUP) {
-            Ok(Cloned::Parent(child)) => Ok((child, runtime, None)),
-            Ok(Cloned::Child) => init.run(),
-            Err(cause) => Err(userns::explain_refusal(cause)),
-        }
+        let (child, mark) = if joiner::is_needed(self.plan) {
+            joiner::clone(self.plan, self.joinable, init)?
+        } else {
+            let flags = new_flags(self.plan) & !flag::CGROUP;
+            let cgroup = cgroup.map(cgroup::Made::directory);
+            match sys::process::clone_into(flags, cgroup) {
+                Ok(Cloned::Parent(child)) => (child, None),
+                Ok(Cloned::Child) => init.run(),
+                Err(cause) => return Err(userns::explain_refusal(cause)),
+            }
+        };
+        Ok(Cloning {
+            child,
+            line: runtime,
+            mark,
+        })
     }
 
     fn talk_through(
         &self,
-        child: &Child,
-        line: &RuntimeEnd,
+        init: &Cloning,
         outer: Option<OuterRecord>,
-        mark: Option<NamespaceMark>,
+        cgroup: &mut Option<cgroup::Made>,
         agent: Option<Agent>,
     ) -> std::result::Result<Heard, Problem> {
+        let Cloning { child, line, mark } = init;
         if let UserNamespace::New {
             uid_map,
             gid_map,
@@ -224,12 +252,22 @@ impl Creation<'_> {
         // Before init hides itself.
         let mark = match mark {
             None => NamespaceMark::of(child.pid, new_flags(self.plan))?,
-            known => known,
+            known => known.clone(),
         };
+        match cgroup {
+            None => *cgroup = self.cgroup_around(child)?,
+            // A joiner has made init, and is not in it.
+            Some(made) if joiner::is_needed(self.plan) => made.admit(child.pid)?,
+            Some(_) => {}
+        }
         order(line, Order::Go)?;
         // While init is at work.
         self.entry.write_config(&self.bundle.config)?;
-        let mut record = self.record(child, outer, mark)?;
+        let cgroup = cgroup.as_ref().map(|made| made.record.clone());
+        let mut record = Record {
+            cgroup,
+            ..self.record(child, outer, mark)?
+        };
         self.entry.draft_record(&record)?;
         if self.plan.hooks.has_any_before_root() {
             wait_for(Phase::Mounting, line, &mut heard)?;

@@ -41,6 +41,7 @@ impl Creation<'_> {
             user_namespace,
             hooks: self.plan.hooks.for_later(),
             notify: self.notify,
+            cgroup: None,
             mark,
             listener: self.plan.seccomp.as_ref().and_then(|s| s.listener.clone()),
             notes: self.plan.notes.clone(),

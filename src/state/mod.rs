@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
+mod cgroup;
 mod directory;
 mod holder;
 mod members;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::ProcessIdentity;
+use crate::cgroup::CgroupRecord;
 use crate::host::IdRange;
 use crate::plan::{Hooks, IdMapping, Note, SeccompListener};
 use crate::sys::ns::flag;
@@ -48,6 +49,9 @@ pub struct Record {
     /// Whether its program is told of a socket in the state directory (NOTIFY_SOCKET).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub notify: bool,
+    /// Its control group, if one was made for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<CgroupRecord>,
     /// By which namespace its processes are known once its first one has ended; none where they end with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<NamespaceMark>,

@@ -1,0 +1,129 @@
+//! Putting another process into the cgroup of a running container.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, OFlags};
+
+use super::bus::Bus;
+use super::fs::{Dir, join};
+use super::{CgroupRecord, named_by};
+use crate::error::{Error, Result};
+use crate::host::{HostFacts, SessionReading};
+use crate::sys;
+
+const PROCS: &str = "cgroup.procs";
+
+/// The way into a container's cgroup, opened while the host's files are in view and this process is outside of the container:
+/// the kernel asks whether the opener may move processes there (cgroups(7), "Delegation containment").
+#[derive(Debug)]
+pub struct Entrance {
+    path: String,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// The cgroup's own file.
+    Procs(OwnedFd),
+    /// The caller's systemd, for a process from a cgroup that is not hers: the scope, and the path beneath it.
+    Systemd(Box<RefCell<Bus>>, String, String),
+}
+
+impl Entrance {
+    /// Opens the cgroup `beneath` that of the container (`exec --cgroup`); without it the container's own, or that which its
+    /// first process `init` is in now, should there be cgroups beneath that have taken its place.
+    ///
+    /// # Errors
+    /// There is no such cgroup, or nobody may put a process of the caller's into it.
+    pub fn open(
+        record: &CgroupRecord,
+        init: i32,
+        beneath: Option<&str>,
+        facts: &HostFacts,
+    ) -> Result<Self> {
+        let path = match beneath {
+            Some(beneath) => beneath_own(record, beneath)?,
+            None => usual(record, init)?,
+        };
+        let cgroup = Dir::open(&path)?.ok_or_else(|| missing(&path))?;
+        let way = match &record.scope {
+            Some(scope) if !may_move(&path, facts)? => {
+                let sub = path.strip_prefix(&record.top).unwrap_or_default();
+                let session = SessionReading::find(facts.uid, &facts.uid_map);
+                let bus = Box::new(RefCell::new(Bus::begin(&session)?));
+                Way::Systemd(bus, scope.clone(), sub.to_owned())
+            }
+            _ => Way::Procs(cgroup.open_file(PROCS, OFlags::WRONLY).map_err(|cause| {
+                Error::new(format!("cannot put a process into the cgroup {path}")).because(cause)
+            })?),
+        };
+        Ok(Self { path, way })
+    }
+
+    /// Puts process `pid` into it.
+    pub fn admit(&self, pid: i32) -> Result<()> {
+        match &self.way {
+            Way::Systemd(bus, scope, sub) => {
+                Ok(bus.borrow_mut().attach(scope, sub, pid.unsigned_abs())?)
+            }
+            Way::Procs(file) => sys::path::write_once(file, pid.to_string().as_bytes(), Path::new(PROCS))
+                .map_err(|cause| {
+                    Error::new(format!("cannot put process {pid} into the cgroup {}", self.path))
+                        .because(cause)
+                        .hint("a process of a login session is not yours to move: run lodger in a cgroup of yours, as `systemd-run --user --scope lodger …` does")
+                }),
+        }
+    }
+}
+
+/// Where there are cgroups beneath the container's that have controllers, it can have no processes itself.
+fn usual(record: &CgroupRecord, init: i32) -> Result<String> {
+    let own = Dir::open(&record.path)?.ok_or_else(|| missing(&record.path))?;
+    if own.words("cgroup.subtree_control")?.is_empty() {
+        return Ok(record.path.clone());
+    }
+    let now = named_by(&format!("/proc/{init}/cgroup"));
+    Ok(now
+        .filter(|now| now.starts_with(&format!("{}/", record.path)))
+        .unwrap_or_else(|| record.path.clone()))
+}
+
+fn beneath_own(record: &CgroupRecord, beneath: &str) -> Result<String> {
+    let names = beneath.trim_matches('/');
+    let is_path = |name: &str| !["", ".", ".."].contains(&name);
+    if !names.is_empty() && !names.split('/').all(is_path) {
+        return Err(
+            Error::new(format!("--cgroup {beneath:?} is no path of a cgroup"))
+                .hint("give one beneath the container's own, such as `init` or `/init/web`"),
+        );
+    }
+    Ok(join(&record.path, names))
+}
+
+/// Whether the caller may move a process from her own cgroup to `path`: she must be able to write to cgroup.procs of the lowest
+/// that both are in (cgroups(7), "Delegation containment").
+fn may_move(path: &str, facts: &HostFacts) -> Result<bool> {
+    let own = facts
+        .cgroup
+        .as_ref()
+        .and_then(|reading| reading.own.as_deref());
+    let Some(own) = own else { return Ok(true) };
+    let mut common = String::from("/");
+    for (ours, theirs) in own.split('/').zip(path.split('/')).skip(1) {
+        if ours != theirs {
+            break;
+        }
+        common = join(&common, ours);
+    }
+    let Some(dir) = Dir::open(&common)? else {
+        return Ok(false);
+    };
+    Ok(rustix::fs::accessat(&dir, PROCS, Access::WRITE_OK, AtFlags::EACCESS).is_ok())
+}
+
+fn missing(path: &str) -> Error {
+    Error::new(format!("the container has no cgroup {path}"))
+        .hint("--cgroup names one beneath the container's own, which has to be there already")
+}

@@ -1,0 +1,120 @@
+//! Who makes the cgroup of a container that is created.
+
+use std::cell::RefCell;
+
+use super::Global;
+use crate::bundle::Bundle;
+use crate::cgroup::{Bus, BusError, Maker};
+use crate::error::{Error, Result};
+use crate::host::{CgroupKind, HostFacts, SessionReading};
+use crate::plan::{CgroupManager, CgroupOptions, CgroupPlace, Note, Plan};
+
+/// What is asked of the cgroup, and the way to the caller's systemd, begun early: it answers while other things are done.
+pub(super) struct Cgroups {
+    options: CgroupOptions,
+    bus: Option<Bus>,
+}
+
+impl Cgroups {
+    /// Looks who could make one.
+    pub(super) fn begin(global: &Global, facts: &mut HostFacts) -> Self {
+        let options = global.cgroups();
+        look_at_session(options, facts);
+        let mut bus = None;
+        if let Some(session) = facts.session.as_mut().filter(|s| !s.sockets.is_empty()) {
+            match Bus::begin(session) {
+                Ok(begun) => bus = Some(begun),
+                Err(why) => session.refuse(&why),
+            }
+        }
+        Self { options, bus }
+    }
+
+    /// The plan. A systemd that does not answer is as none, if the container can do without.
+    pub(super) fn plan(&mut self, bundle: &Bundle, facts: &mut HostFacts) -> Result<Plan> {
+        let options = self.options;
+        let compute = |facts: &HostFacts| {
+            Plan::compute_with(bundle, facts, options).map_err(|p| super::spec::problems(&p))
+        };
+        let plan = compute(facts)?;
+        let Some(cgroup) = plan.cgroup.as_ref().filter(|c| by_systemd(&c.place)) else {
+            return Ok(plan);
+        };
+        let answer = self.bus.as_mut().map_or(Ok(0), Bus::version);
+        match answer {
+            Ok(_) => Ok(plan),
+            Err(why) if cgroup.required => Err(why.into()),
+            Err(why) => {
+                self.refuse(&why, facts);
+                compute(facts)
+            }
+        }
+    }
+
+    fn refuse(&mut self, why: &BusError, facts: &mut HostFacts) {
+        self.bus = None;
+        if let Some(session) = &mut facts.session {
+            session.refuse(why);
+        }
+    }
+
+    /// Who makes the cgroup of `plan`, if it has one.
+    pub(super) fn maker(self, plan: &Plan, facts: &HostFacts) -> Result<Option<Maker>> {
+        let Some(cgroup) = &plan.cgroup else {
+            return Ok(None);
+        };
+        let reading = facts.cgroup.as_ref();
+        let maker = if by_systemd(&cgroup.place) {
+            let boundary = reading.and_then(|r| r.manager.as_ref());
+            self.bus.map(|bus| Maker::Systemd {
+                bus: Box::new(RefCell::new(bus)),
+                boundary: boundary.map(|b| b.path.clone()),
+            })
+        } else {
+            reading.and_then(|r| r.base.clone()).map(Maker::Cgroupfs)
+        };
+        maker
+            .map(Some)
+            .ok_or_else(|| Error::new("there is nobody to make the container's cgroup"))
+    }
+}
+
+fn by_systemd(place: &CgroupPlace) -> bool {
+    matches!(place, CgroupPlace::Systemd { .. })
+}
+
+/// Looks for the caller's systemd, where a scope of it could be asked for.
+pub(super) fn look_at_session(options: CgroupOptions, facts: &mut HostFacts) {
+    let kind = facts.cgroup.as_ref().map(|reading| reading.kind);
+    let wanted = matches!(
+        options.manager,
+        CgroupManager::Auto | CgroupManager::Systemd
+    );
+    if wanted && kind == Some(CgroupKind::Unified) {
+        facts.session = Some(SessionReading::find(facts.uid, &facts.uid_map));
+    }
+}
+
+/// The note on a container that does not outlive its caller's session, for one that is left to itself.
+pub(super) fn logout_note(plan: &Plan, facts: &mut HostFacts) -> Option<Note> {
+    let own = facts.cgroup.as_ref()?.own.clone()?;
+    let name = facts.user_name.clone();
+    let session = facts.session.as_mut()?;
+    session.learn_logout(name.as_deref());
+    let logout = session.logout.as_ref()?;
+    let why = match &plan.cgroup {
+        Some(cgroup) if by_systemd(&cgroup.place) && !logout.lingering => {
+            "the container ends when you log out: your systemd does, as lingering is off"
+        }
+        Some(cgroup) if by_systemd(&cgroup.place) => return None,
+        // What is in no session is not the session's to end.
+        _ if own.contains("/session-") && logout.kill_user_processes == Some(true) => {
+            "the container ends when you log out: it is in your session's cgroup, and KillUserProcesses= is set \
+             (logind.conf(5))"
+        }
+        _ => return None,
+    };
+    let remedy = "`loginctl enable-linger` lets your systemd, and what is in its scopes, stay; where that is refused, ask the \
+                  administrator for `loginctl enable-linger` with your name";
+    Some(Note::new("/linux/cgroupsPath", why, remedy))
+}
