@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::state::{Record, Status};
 
 /// The status of a container that has a record; see `state::status`.
-pub fn status(alive: bool, gate: bool) -> Status {
-    crate::state::status(alive, gate)
+pub fn status(alive: bool, gate: bool, frozen: bool) -> Status {
+    crate::state::status(alive, gate, || frozen)
 }
 
 /// What `state` and the table of `list` print of a container.

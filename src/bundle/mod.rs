@@ -8,7 +8,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -200,7 +201,7 @@ impl Bundle {
         attributes::check_lists(&mut value, &mut problems);
         attributes::rename_flags(&mut value);
         let warnings = raw::pass_over(&mut value);
-        match typed(value) {
+        match typed::<Spec>(value, "") {
             Ok(spec) => {
                 problems.extend(validate::check(&spec));
                 if problems.is_empty() {
@@ -226,9 +227,24 @@ pub fn read(file: &Path) -> Result<Vec<u8>, BundleError> {
     sys::path::read_regular(file, CONFIG_LIMIT).map_err(BundleError::Read)
 }
 
-fn typed(value: Value) -> Result<Spec, Problem> {
+/// Reads `text`, which has what `linux.resources` of config.json may have: limits for a container that is there already.
+/// Problems have the pointers they would have in config.json.
+pub fn parse_resources(text: &[u8]) -> Result<LinuxResources, BundleError> {
+    let resources = json::parse(text)?;
+    let mut value = serde_json::json!({"linux": {"resources": resources}});
+    let problems = raw::check(&mut value);
+    if !problems.is_empty() {
+        return Err(BundleError::Invalid(problems));
+    }
+    let resources = value.pointer_mut("/linux/resources").map(Value::take);
+    typed(resources.unwrap_or_default(), "/linux/resources").map_err(BundleError::WrongType)
+}
+
+/// `at` is the pointer of `value` in config.json.
+fn typed<T: DeserializeOwned>(value: Value, at: &str) -> Result<T, Problem> {
     serde_path_to_error::deserialize(value).map_err(|e| {
-        let pointer: String = e.path().iter().map(segment).collect();
+        let beneath: String = e.path().iter().map(segment).collect();
+        let pointer = format!("{at}{beneath}");
         Problem::new(pointer, e.inner().to_string())
     })
 }

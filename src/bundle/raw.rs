@@ -29,6 +29,32 @@ const REQUIRED: &[(&str, &[&str])] = &[
         "/linux/seccomp/syscalls/*/args/*",
         &["index", "value", "op"],
     ),
+    ("/linux/resources/pids", &["limit"]),
+    ("/linux/resources/hugepageLimits/*", &["pageSize", "limit"]),
+    (
+        "/linux/resources/network/priorities/*",
+        &["name", "priority"],
+    ),
+    (
+        "/linux/resources/blockIO/weightDevice/*",
+        &["major", "minor"],
+    ),
+    (
+        "/linux/resources/blockIO/throttleReadBpsDevice/*",
+        &["major", "minor", "rate"],
+    ),
+    (
+        "/linux/resources/blockIO/throttleWriteBpsDevice/*",
+        &["major", "minor", "rate"],
+    ),
+    (
+        "/linux/resources/blockIO/throttleReadIOPSDevice/*",
+        &["major", "minor", "rate"],
+    ),
+    (
+        "/linux/resources/blockIO/throttleWriteIOPSDevice/*",
+        &["major", "minor", "rate"],
+    ),
     (
         "/mounts/*/uidMappings/*",
         &["containerID", "hostID", "size"],
@@ -48,6 +74,8 @@ const PLACEHOLDERS: &[(&str, &str)] = &[
     ("op", seccomp::OPERATORS[0]),
     ("class", "IOPRIO_CLASS_BE"),
     ("domain", "LINUX"),
+    ("name", "missing"),
+    ("pageSize", "2MB"),
     ("path", "/missing"),
 ];
 

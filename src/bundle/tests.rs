@@ -96,3 +96,35 @@ proptest! {
         prop_assert!(!message.chars().any(|c| c.is_control() && c != '\n'));
     }
 }
+
+#[test]
+fn limits_stand_alone_with_the_pointers_of_config_json() {
+    let resources = parse_resources(br#"{"pids": {"limit": 7}, "memory": null}"#).unwrap();
+    assert_eq!(resources.pids().map(|pids| pids.limit()), Some(7));
+    for (text, expected) in [
+        (
+            r#"{"pids": {}}"#,
+            "/linux/resources/pids/limit: is required",
+        ),
+        (
+            r#"{"hugepageLimits": [{"limit": 1}]}"#,
+            "/linux/resources/hugepageLimits/0/pageSize: is required",
+        ),
+        (
+            r#"{"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0}]}}"#,
+            "/linux/resources/blockIO/throttleReadBpsDevice/0/rate: is required",
+        ),
+        (
+            r#"{"memory": {"limit": "64M"}}"#,
+            "/linux/resources/memory/limit: invalid type",
+        ),
+        (
+            r#"{"pids": {"limit": 1}, "pids": {"limit": 2}}"#,
+            "the key \"pids\" twice",
+        ),
+        ("7", "/linux/resources: invalid type"),
+    ] {
+        let error = parse_resources(text.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{text}: {error}");
+    }
+}

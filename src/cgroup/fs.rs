@@ -89,6 +89,14 @@ impl Dir {
         &self.path
     }
 
+    /// Its number: the inode of its directory, which the kernel gives no other cgroup until the next boot.
+    pub fn id(&self) -> Result<u64> {
+        let stat = rustix::fs::fstat(&self.fd)
+            .map_err(|e| sys::Error::new("fstat", format!("{:?}", self.place("")), e))
+            .doing(|| format!("cannot examine the cgroup {}", self.path))?;
+        Ok(stat.st_ino)
+    }
+
     /// The cgroup `relative` beneath this one; `None` when there is none.
     pub fn child(&self, relative: &str) -> Result<Option<Self>> {
         open_beneath(&self.fd, relative, &join(&self.path, relative))

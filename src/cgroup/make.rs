@@ -80,17 +80,19 @@ impl Maker {
         let top = join(own, &name);
         let mut record = CgroupRecord {
             scope: None,
+            id: None,
             path: join(&top, LEAF),
             top,
             enforced: Vec::new(),
         };
         noted(&record)?;
         match Self::beneath_caller(plan, own, path.as_deref(), id) {
-            Ok((leaf, enforced)) => {
+            Ok((leaf, id, enforced)) => {
                 record.enforced = enforced;
+                record.id = Some(id);
                 Ok(Some(Made { record, leaf }))
             }
-            Err(error) => Err(match super::remove(&record) {
+            Err(error) => Err(match super::remove(&record, Dir::clear) {
                 Ok(()) => error,
                 Err(left) => error.hint(left.message()),
             }),
@@ -102,13 +104,13 @@ impl Maker {
         own: &str,
         path: Option<&str>,
         id: &str,
-    ) -> Result<(Dir, Vec<Enforced>)> {
+    ) -> Result<(Dir, u64, Vec<Enforced>)> {
         let top = super::make_top(own, path, id, &plan.settings)?.0;
         top.enable(&controllers_of(&plan.settings))?;
         let leaf = top.make_beneath(LEAF, &[])?.0;
         let enforced = leaf.apply(&plan.settings)?;
         give(&leaf, plan.owner)?;
-        Ok((leaf, enforced))
+        Ok((leaf, top.id()?, enforced))
     }
 
     /// Makes the cgroup around process `pid`, a child of this process that has not been waited for.
@@ -145,6 +147,7 @@ impl Maker {
         give(&leaf, plan.owner)?;
         let record = CgroupRecord {
             scope: Some(unit),
+            id: Some(top.id()?),
             path: join(&started.cgroup, LEAF),
             top: started.cgroup,
             enforced,

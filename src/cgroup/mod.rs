@@ -17,10 +17,14 @@ mod owner;
 mod played;
 mod record;
 mod remove;
+mod schema;
+pub mod stats;
+pub mod sums;
 mod systemd;
 mod top;
 mod tree;
 mod version;
+pub mod watch;
 mod wire;
 
 pub use bus::Bus;
@@ -35,7 +39,7 @@ pub use remove::remove;
 pub use systemd::{Scope, Started};
 pub use top::make as make_top;
 pub use tree::Removal;
-pub use version::parse_version;
+pub use version::{IDLE_WEIGHT, parse_version, since};
 
 use std::path::Path;
 

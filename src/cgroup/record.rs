@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::fs::Dir;
+use crate::error::Result;
+
 /// The cgroup of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupRecord {
@@ -10,11 +13,28 @@ pub struct CgroupRecord {
     pub scope: Option<String>,
     /// The uppermost cgroup that is the container's alone, as /proc/PID/cgroup has it (cgroups(7)): the scope, or what was made.
     pub top: String,
+    /// The number of `top`, which no other cgroup of this boot ever has; `None` before it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
     /// The cgroup that its processes are put in and that its limits are written to: `top` or beneath it.
     pub path: String,
     /// The limits that hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub enforced: Vec<Enforced>,
+}
+
+impl CgroupRecord {
+    /// Its uppermost cgroup; `None` when that is gone, even if another has its name by now.
+    pub fn open(&self) -> Result<Option<Dir>> {
+        let Some(top) = Dir::open(&self.top)? else {
+            return Ok(None);
+        };
+        let is_it = match self.id {
+            Some(id) => top.id()? == id,
+            None => true,
+        };
+        Ok(is_it.then_some(top))
+    }
 }
 
 /// A limit that holds.

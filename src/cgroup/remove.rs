@@ -1,36 +1,72 @@
 //! Removing a container's cgroup, with all that is in it.
 
-use super::CgroupRecord;
+use std::time::Duration;
+
 use super::bus::Bus;
 use super::fs::Dir;
+use super::record::CgroupRecord;
 use super::tree::Removal;
 use crate::error::{Error, Result};
 use crate::host::{HostFacts, SessionReading};
+use crate::sys;
 
-/// Ends whatever is left in the container's cgroup, and removes it; its scope is no longer loaded then. One that is not there is no
-/// failure.
-pub fn remove(record: &CgroupRecord) -> Result<()> {
-    if let Some(top) = Dir::open(&record.top)? {
-        top.kill()?;
-        let removal = match record.scope {
-            // Without its own cgroup a scope would not end.
-            Some(_) => top.clear()?,
-            None => top.remove_all()?,
-        };
-        if let Removal::Denied(cause) = removal {
-            return Err(
-                Error::new(format!("cannot remove the cgroup {}", record.top)).because(cause),
-            );
-        }
+/// How long the processes of a runtime that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(2);
+
+/// Ends whatever is left in the container's cgroup and removes it; its scope is no longer loaded then. One that is not there is no
+/// failure. `with_power` clears the cgroup for one who may not do so herself: what the container made belongs to its ids.
+pub fn remove(
+    record: &CgroupRecord,
+    with_power: impl FnOnce(&Dir) -> Result<Removal>,
+) -> Result<()> {
+    // A scope whose cgroup is gone has ended, and its name may be another's by now.
+    let Some(top) = record.open()? else {
+        return Ok(());
+    };
+    end(record, &top)?;
+    let removal = match top.clear()? {
+        Removal::Denied(_) => with_power(&top)?,
+        gone @ Removal::Gone => gone,
+    };
+    if let Removal::Denied(cause) = removal {
+        return Err(denied(record, cause));
     }
-    match &record.scope {
-        Some(scope) => end_scope(scope),
-        None => Ok(()),
+    let ended = record.scope.as_deref().map_or(Ok(()), end_scope);
+    // Without its cgroup a scope ends also when systemd cannot be asked, as soon as it looks.
+    match top.remove_all() {
+        Ok(Removal::Gone) => Ok(()),
+        Ok(Removal::Denied(cause)) => ended.and(Err(denied(record, cause))),
+        Err(error) => ended.and(Err(error)),
     }
+}
+
+/// Ends the processes that are left.
+fn end(record: &CgroupRecord, top: &Dir) -> Result<()> {
+    if record.id.is_some() {
+        return top.kill();
+    }
+    // Known by its path alone, it may be another container's by now.
+    if top.wait_empty(DYING)? {
+        return Ok(());
+    }
+    Err(
+        Error::new(format!("cannot remove the cgroup {}", record.top))
+            .because(format!(
+                "processes {:?} are in it, and may be another container's",
+                top.processes(true)?
+            ))
+            .hint("look at them, and end them with kill(1) if they are this container's"),
+    )
 }
 
 fn end_scope(scope: &str) -> Result<()> {
     let facts = HostFacts::probe();
     let session = SessionReading::find(facts.uid, &facts.uid_map);
     Ok(Bus::begin(&session)?.stop_scope(scope)?)
+}
+
+fn denied(record: &CgroupRecord, cause: sys::Error) -> Error {
+    Error::new(format!("cannot remove the cgroup {}", record.top))
+        .because(cause)
+        .hint("cgroups in it belong to ids that are not yours any more: have them back in /etc/subuid and /etc/subgid, or ask root to remove it")
 }

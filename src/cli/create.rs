@@ -149,6 +149,9 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
             super::delete::end_others(&entry)?;
         }
         if !args.keep {
+            if let Some(record) = entry.record()? {
+                super::remnants::remove(&store, &record)?;
+            }
             store.remove(&entry)?;
             if let Some((runner, poststop)) = after {
                 log.notes(&poststop.run(&runner));

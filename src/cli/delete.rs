@@ -67,6 +67,11 @@ fn one(global: &Global, id: &str, force: bool, log: &Log) -> Result<()> {
             end(&entry, record.as_ref(), force, &mut notes).map_err(|e| e.within(what()))?;
             // Hooks may have run in a `create` that was killed.
             let last = record.or_else(|| entry.draft());
+            match &last {
+                Some(last) => super::remnants::remove(&store, last),
+                None => super::remnants::remove_noted(&store, &entry),
+            }
+            .map_err(|e| e.within(what()))?;
             poststop = last.map_or(Ok(None), |record| Poststop::of(id, &record))?;
         }
         // Damaged: with --force the state goes, and with it all we know.
@@ -101,9 +106,14 @@ fn end(entry: &Entry, record: Option<&Record>, force: bool, notes: &mut Vec<Note
             _ => Ok(()),
         };
     };
-    if entry.status(record) == Status::Running && !force {
-        return Err(Error::new("container still running")
-            .hint(format!("`lodger delete -f {}` kills it first", entry.id())));
+    let status = entry.status(record);
+    if !force && matches!(status, Status::Running | Status::Paused) {
+        let error = Error::new("container still running");
+        let error = match status {
+            Status::Paused => error.because("it is paused"),
+            _ => error,
+        };
+        return Err(error.hint(format!("`lodger delete -f {}` kills it first", entry.id())));
     }
     // The kernel ends a pid namespace with its first process.
     if record.ends_with_first() {
@@ -132,7 +142,9 @@ fn end_all(record: &Record, force: bool, notes: &mut Vec<Note>) -> Result<()> {
 /// one error.
 pub(super) fn destroyed(store: &Store, entry: &Entry, record: &Record, error: Error) -> Error {
     let mut notes = Vec::new();
-    let removed = end(entry, Some(record), true, &mut notes).and_then(|()| store.remove(entry));
+    let removed = end(entry, Some(record), true, &mut notes)
+        .and_then(|()| super::remnants::remove(store, record))
+        .and_then(|()| store.remove(entry));
     match removed.and_then(|()| Poststop::of(entry.id(), record)) {
         Ok(Some(poststop)) => notes.extend(poststop.run_here()),
         Ok(None) => {}

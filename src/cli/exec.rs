@@ -111,6 +111,13 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let record = entry.existing_record()?;
     match entry.status(&record) {
         Status::Running | Status::Created => {}
+        Status::Paused if args.ignore_paused => {}
+        Status::Paused => {
+            return Err(Error::new(
+                "cannot exec in a paused container (use --ignore-paused to override)",
+            )
+            .hint(format!("`lodger resume {}` lets it go on", args.id())));
+        }
         Status::Stopped | Status::Creating => {
             return Err(Error::new("cannot exec in a stopped container"));
         }

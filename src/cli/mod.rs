@@ -17,6 +17,8 @@ mod cgroups;
 mod completion;
 mod create;
 mod delete;
+mod duration;
+mod events;
 mod exec;
 mod exit_file;
 mod features;
@@ -25,14 +27,17 @@ mod help;
 mod io;
 mod kill;
 mod later;
+mod pause;
 mod protect;
 mod ps;
 mod quick;
+mod remnants;
 mod select;
 mod show;
 mod signal;
 mod spec;
 mod start;
+mod stats;
 pub mod user;
 mod wait;
 
@@ -107,7 +112,11 @@ enum Command {
     State(show::StateArgs),
     List(show::ListArgs),
     Ps(ps::Args),
+    Stats(stats::Args),
+    Events(events::Args),
     Kill(kill::Args),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
     Wait(wait::Args),
     Delete(delete::Args),
     Spec(spec::SpecArgs),
@@ -116,13 +125,7 @@ enum Command {
     Completion(completion::Args),
     Help(help::Args),
     #[command(hide = true)]
-    Pause(later::Args),
-    #[command(hide = true)]
-    Resume(later::Args),
-    #[command(hide = true)]
     Update(later::Args),
-    #[command(hide = true)]
-    Events(later::Args),
     #[command(hide = true)]
     Checkpoint(later::Args),
     #[command(hide = true)]
@@ -190,7 +193,11 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::State(args) => show::state(global, &args),
         Command::List(args) => show::list(global, &args, log),
         Command::Ps(args) => ps::ps(global, &args),
+        Command::Stats(args) => stats::stats(global, &args, log),
+        Command::Events(args) => events::events(global, &args, log),
         Command::Kill(args) => kill::kill(global, &args),
+        Command::Pause(args) => pause::pause(global, &args),
+        Command::Resume(args) => pause::resume(global, &args),
         Command::Wait(args) => wait::wait(global, &args),
         Command::Delete(args) => delete::delete(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
@@ -198,10 +205,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Features(args) => features::features(&args),
         Command::Completion(args) => completion::completion(&args),
         Command::Help(args) => help::help(&args),
-        Command::Pause(_) => later::needs_cgroups("pause"),
-        Command::Resume(_) => later::needs_cgroups("resume"),
         Command::Update(_) => later::needs_cgroups("update"),
-        Command::Events(_) => later::needs_cgroups("events"),
         Command::Checkpoint(_) => later::needs_criu("checkpoint"),
         Command::Restore(_) => later::needs_criu("restore"),
     }

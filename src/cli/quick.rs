@@ -6,19 +6,21 @@ use std::ffi::OsString;
 use clap::{Args, FromArgMatches};
 
 use super::{Command, Global};
-use super::{create, delete, exec, kill, ps, show, start, wait};
+use super::{create, delete, exec, kill, pause, ps, show, start, wait};
 
 /// Adds the arguments of one verb to its parser.
 type Augment = fn(clap::Command) -> clap::Command;
 
 /// The verbs that engines call all the time.
-const VERBS: [(&str, Augment); 10] = [
+const VERBS: [(&str, Augment); 12] = [
     ("create", create::CreateArgs::augment_args),
     ("delete", delete::Args::augment_args),
     ("exec", exec::Args::augment_args),
     ("kill", kill::Args::augment_args),
     ("list", show::ListArgs::augment_args),
+    ("pause", pause::PauseArgs::augment_args),
     ("ps", ps::Args::augment_args),
+    ("resume", pause::ResumeArgs::augment_args),
     ("run", create::RunArgs::augment_args),
     ("start", start::Args::augment_args),
     ("state", show::StateArgs::augment_args),

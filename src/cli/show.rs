@@ -15,7 +15,7 @@ use crate::state::{Entry, Record, Status, Store};
 
 /// Print the state of a container as JSON
 ///
-/// The status is `creating`, `created`, `running` or `stopped`. The pid is the host's number of the first process, 0
+/// The status is `creating`, `created`, `running`, `paused` or `stopped`. The pid is the host's number of the first process, 0
 /// when the container has stopped.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\

@@ -46,6 +46,7 @@ pub(crate) fn start(global: &Global, args: &Args, log: &Log) -> Result<u8> {
             return started.map(|()| 0).map_err(|e| e.within(what));
         }
         Status::Running => "cannot start an already running container",
+        Status::Paused => "cannot start a container in the paused state",
         Status::Stopped | Status::Creating => "cannot start a container that has stopped",
     };
     Err(Error::new(refusal).within(what))

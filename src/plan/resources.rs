@@ -16,10 +16,13 @@ mod memory;
 mod unified;
 mod units;
 
-pub use units::since;
+pub use units::properties;
 
 /// Where `linux.resources` is in config.json.
 pub const RESOURCES: &str = "/linux/resources";
+
+/// How notes begin on a 0 that stands for a value that was not given.
+pub const ZERO: &str = "0 is taken for no limit";
 
 /// What `linux.resources` asks for, in the terms of version 2.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,8 +120,8 @@ impl<'a> Out<'a> {
     }
 
     /// 0 where it stands for a value that was not given.
-    fn note_zero(&mut self, member: &str, reason: &str) {
-        self.note(member, reason, "none is needed");
+    fn note_zero(&mut self, member: &str, as_whom: &str) {
+        self.note(member, format!("{ZERO}, {as_whom}"), "none is needed");
     }
 
     fn problem(&mut self, member: &str, message: impl AsRef<str>) {
@@ -203,7 +206,7 @@ fn convert_pids(pids: LinuxPids, oci_version: &str, out: &mut Out<'_>) {
     match pids.limit() {
         0 if !zero_is_a_limit(oci_version) => out.note_zero(
             "pids/limit",
-            "0 is taken for no limit, as it was before version 1.3 of the specification",
+            "as it was before version 1.3 of the specification",
         ),
         limit if limit < -1 => out.problem(
             "pids/limit",

@@ -1,6 +1,27 @@
 use proptest::prelude::*;
 
+use super::cpu::weight;
 use super::*;
+
+/// The least, the usual and the most keep their places; what is between is rounded up.
+#[test]
+fn shares_become_weights() {
+    for (shares, expected) in [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (102, 17),
+        (512, 59),
+        (1024, 100),
+        (2048, 174),
+        (100_000, 4340),
+        (262_143, 10_000),
+        (262_144, 10_000),
+        (u64::MAX, 10_000),
+    ] {
+        assert_eq!(weight(shares), expected, "{shares}");
+    }
+}
 
 /// A number that is often one of those where something begins or ends.
 fn number() -> impl Strategy<Value = i64> {

@@ -1,6 +1,5 @@
 use serde_json::{Value, json};
 
-use super::cpu::weight;
 use super::*;
 
 #[path = "resources_unified_tests.rs"]
@@ -383,26 +382,6 @@ fn what_is_idle_has_no_share() {
     assert_eq!(settings(&converted), ["/cpu/idle cpu cpu.idle=1"]);
     assert_eq!(notes(&converted), ["/cpu/shares"]);
     assert_eq!(properties(&converted), ["CPUWeight=0@252"]);
-}
-
-/// The least, the usual and the most keep their places; what is between is rounded up.
-#[test]
-fn shares_become_weights() {
-    for (shares, expected) in [
-        (1, 1),
-        (2, 1),
-        (3, 2),
-        (102, 17),
-        (512, 59),
-        (1024, 100),
-        (2048, 174),
-        (100_000, 4340),
-        (262_143, 10_000),
-        (262_144, 10_000),
-        (u64::MAX, 10_000),
-    ] {
-        assert_eq!(weight(shares), expected, "{shares}");
-    }
 }
 
 #[test]

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::resources::since;
 use super::{Note, PropertyValue, UnitProperty};
 use crate::bundle::{Problem, pointer_token};
+use crate::cgroup::since;
 
 /// What the keys begin with.
 pub const PREFIX: &str = "org.systemd.property.";
@@ -36,61 +36,51 @@ enum Type {
     Choice(&'static [&'static str]),
 }
 
-/// A name that is taken, its type, and the version of systemd that had it first for scopes; 0: `resources` knows it.
-type Known = (&'static str, Type, u32);
-
-const fn limit(name: &'static str, kind: Type) -> Known {
-    (name, kind, 0)
-}
+/// A name that is taken, and its type.
+type Known = (&'static str, Type);
 
 /// What limits the container, or says what becomes of it when a limit is reached: nothing else would keep it.
 const LIMITS: &[Known] = &[
-    limit("AllowedCPUs", Type::Bytes),
-    limit("AllowedMemoryNodes", Type::Bytes),
-    limit("CPUQuotaPerSecUSec", Type::U64),
-    limit("CPUQuotaPeriodUSec", Type::U64),
-    limit("CPUWeight", Type::U64),
-    limit("IOWeight", Type::U64),
-    limit("MemoryHigh", Type::U64),
-    limit("MemoryLow", Type::U64),
-    limit("MemoryMax", Type::U64),
-    limit("MemoryMin", Type::U64),
-    limit("MemorySwapMax", Type::U64),
-    limit("MemoryZSwapMax", Type::U64),
-    limit("MemoryZSwapWriteback", Type::Bool),
-    limit("OOMPolicy", Type::Choice(&["continue", "stop", "kill"])),
-    limit("TasksMax", Type::U64),
-    (
-        "ManagedOOMMemoryPressure",
-        Type::Choice(&["auto", "kill"]),
-        247,
-    ),
-    ("ManagedOOMMemoryPressureDurationUSec", Type::U64, 257),
+    ("AllowedCPUs", Type::Bytes),
+    ("AllowedMemoryNodes", Type::Bytes),
+    ("CPUQuotaPerSecUSec", Type::U64),
+    ("CPUQuotaPeriodUSec", Type::U64),
+    ("CPUWeight", Type::U64),
+    ("IOWeight", Type::U64),
+    ("MemoryHigh", Type::U64),
+    ("MemoryLow", Type::U64),
+    ("MemoryMax", Type::U64),
+    ("MemoryMin", Type::U64),
+    ("MemorySwapMax", Type::U64),
+    ("MemoryZSwapMax", Type::U64),
+    ("MemoryZSwapWriteback", Type::Bool),
+    ("OOMPolicy", Type::Choice(&["continue", "stop", "kill"])),
+    ("TasksMax", Type::U64),
+    ("ManagedOOMMemoryPressure", Type::Choice(&["auto", "kill"])),
+    ("ManagedOOMMemoryPressureDurationUSec", Type::U64),
     (
         "ManagedOOMPreference",
         Type::Choice(&["none", "avoid", "omit"]),
-        248,
     ),
-    ("ManagedOOMSwap", Type::Choice(&["auto", "kill"]), 247),
-    ("RuntimeMaxUSec", Type::U64, 244),
+    ("ManagedOOMSwap", Type::Choice(&["auto", "kill"])),
+    ("RuntimeMaxUSec", Type::U64),
 ];
 
 /// What says how the scope looks and ends.
 const OTHERS: &[Known] = &[
-    ("CPUAccounting", Type::Bool, 208),
+    ("CPUAccounting", Type::Bool),
     (
         "CollectMode",
         Type::Choice(&["inactive", "inactive-or-failed"]),
-        236,
     ),
-    ("Description", Type::Text, 205),
-    ("Documentation", Type::Texts, 205),
-    ("IOAccounting", Type::Bool, 230),
-    ("KillSignal", Type::I32, 205),
-    ("MemoryAccounting", Type::Bool, 208),
-    ("SendSIGHUP", Type::Bool, 207),
-    ("TasksAccounting", Type::Bool, 227),
-    ("TimeoutStopUSec", Type::U64, 205),
+    ("Description", Type::Text),
+    ("Documentation", Type::Texts),
+    ("IOAccounting", Type::Bool),
+    ("KillSignal", Type::I32),
+    ("MemoryAccounting", Type::Bool),
+    ("SendSIGHUP", Type::Bool),
+    ("TasksAccounting", Type::Bool),
+    ("TimeoutStopUSec", Type::U64),
 ];
 
 /// Reads those of `annotations` that are for the scope; `scope` says whether there will be one.
@@ -104,7 +94,7 @@ pub fn unit_annotations(annotations: &BTreeMap<String, String>, scope: bool) -> 
         match property(&pointer, asked, text) {
             Err(message) => found.problems.push(Problem::new(pointer, message)),
             Ok(property) if scope => found.properties.push(property),
-            Ok(property) if LIMITS.iter().any(|(name, ..)| *name == property.name) => {
+            Ok(property) if LIMITS.iter().any(|(name, _)| *name == property.name) => {
                 let message = "needs a scope of the caller's systemd, and there is none: take it out, or write it as a limit of /linux/resources";
                 found.problems.push(Problem::new(pointer, message));
             }
@@ -127,8 +117,8 @@ fn property(pointer: &str, asked: &str, text: &str) -> Result<UnitProperty, Stri
     let known = LIMITS
         .iter()
         .chain(OTHERS)
-        .find(|(known, ..)| *known == name);
-    let Some((_, kind, first)) = known else {
+        .find(|(known, _)| *known == name);
+    let Some((_, kind)) = known else {
         return Err(
             "is not on the list of properties that a config may set: those that limit the container or describe its scope"
                 .to_owned(),
@@ -148,7 +138,7 @@ fn property(pointer: &str, asked: &str, text: &str) -> Result<UnitProperty, Stri
     Ok(UnitProperty {
         property: pointer.to_owned(),
         value,
-        since: since(&name).unwrap_or(*first),
+        since: since(&name).unwrap_or_default(),
         name,
     })
 }

@@ -1,7 +1,7 @@
 //! The container's cgroup, as a part of making the container.
 
 use super::Creation;
-use crate::cgroup::{self, Made};
+use crate::cgroup::{self, Dir, Made};
 use crate::error::{Error, Result};
 use crate::sys::process::Child;
 
@@ -28,7 +28,7 @@ impl Creation<'_> {
 
 /// Removes the cgroup of a container that could not be made; a second failure is part of the one error.
 pub(super) fn without_cgroup(made: Option<Made>, error: Error) -> Error {
-    match made.map_or(Ok(()), |made| cgroup::remove(&made.record)) {
+    match made.map_or(Ok(()), |made| cgroup::remove(&made.record, Dir::clear)) {
         Ok(()) => error,
         Err(left) => error.hint(left.message()),
     }

@@ -1,4 +1,4 @@
-//! The processes of a container, found without a cgroup: by a namespace that they cannot leave.
+//! The processes of a container: those of its cgroup, or else of a namespace that they cannot leave.
 //!
 //! That is its own pid namespace, or one made in there; else its own user namespace, likewise, which another container may
 //! have joined; else its mount namespace, which a process with CAP_SYS_ADMIN can leave. While the container's first process lives, its namespace is held open, so that
@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::group::Group;
 use super::process;
 use super::{NamespaceMark, Record, boot_id, once_visible};
 use crate::error::{Doing, Error, Result};
@@ -37,6 +38,8 @@ const DOUBTFUL_LOOKS: u32 = 50;
 /// What the processes of one container have in common.
 #[derive(Debug)]
 pub struct Members {
+    /// Its cgroup, which tells alone if it is there.
+    group: Option<Group>,
     kind: Kind,
     sought: Sought,
     /// The uids of a process on its way into the container (`exec`): the caller's and the container's, as she sees them.
@@ -70,6 +73,12 @@ enum Sought {
     Number(u64),
     /// A namespace that may be gone, by device and inode, which may be another's by now.
     Perhaps(u64, u64),
+}
+
+impl Sought {
+    fn is_certain(&self) -> bool {
+        !matches!(self, Self::Perhaps(..))
+    }
 }
 
 impl Kind {
@@ -120,11 +129,17 @@ impl Members {
     /// What the processes of the container of `record` have in common.
     pub fn of(record: &Record) -> Result<Self> {
         let kind = Kind::of(record.own_namespaces());
+        let group = Group::of(record)?;
+        let sought = match group {
+            Some(_) if record.ends_with_first() => Sought::Nothing,
+            _ => sought(kind, record)?,
+        };
         let range = |start, count| IdRange { start, count };
         let own = record.user_namespace.iter().flat_map(|own| &own.uid_map);
         Ok(Self {
+            group,
             kind,
-            sought: sought(kind, record)?,
+            sought,
             uids: own
                 .map(|map| range(map.host_id, map.size))
                 .chain([range(sys::cred::uid(), 1)])
@@ -135,16 +150,27 @@ impl Members {
     /// Whether what [`Members::find`] gives are processes of this container, and not perhaps of another one that got its
     /// namespace's number.
     pub fn is_certain(&self) -> bool {
-        !matches!(self.sought, Sought::Perhaps(..))
+        self.group.is_some() || self.sought.is_certain()
     }
 
     /// The processes there are now, without those that have ended and wait to be reaped.
     pub fn find(&self) -> Result<Vec<Member>> {
+        if let Some(group) = &self.group {
+            return group.find();
+        }
         Ok(self.look(&mut BTreeSet::new())?.members)
     }
 
     /// Sends `signal` to each process, SIGKILL until none is left. Returns how many there were at first.
     pub fn signal(&self, signal: i32) -> Result<usize> {
+        if let Some(group) = self.group.as_ref().filter(|_| signal == libc::SIGKILL) {
+            let count = group.kill()?;
+            // The caller may have moved some elsewhere in what is delegated to her.
+            if self.sought.is_certain() {
+                self.kill_rest()?;
+            }
+            return Ok(count);
+        }
         let members = self.find()?;
         if !members.is_empty() && !self.is_certain() {
             return Err(uncertain(&members));
@@ -388,6 +414,7 @@ mod tests {
     #[test]
     fn only_a_number_that_is_used_again_is_uncertain() {
         let members = |sought| Members {
+            group: None,
             kind: Kind::User,
             sought,
             uids: Vec::new(),
@@ -403,6 +430,7 @@ mod tests {
         let own = Kind::User.open(sys::process::own_pid()).unwrap();
         let (device, inode) = sys::ns::identity(&own).unwrap();
         let members = Members {
+            group: None,
             kind: Kind::User,
             sought: Sought::Perhaps(device, inode),
             uids: Vec::new(),
@@ -416,6 +444,7 @@ mod tests {
     fn this_process_is_found_by_its_own_namespace() {
         let own = Kind::User.open(sys::process::own_pid()).unwrap();
         let members = Members {
+            group: None,
             kind: Kind::User,
             sought: Sought::Held(own),
             uids: Vec::new(),

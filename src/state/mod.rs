@@ -14,6 +14,7 @@ use crate::sys;
 
 mod cgroup;
 mod directory;
+mod group;
 mod holder;
 mod members;
 mod notify;
@@ -21,6 +22,7 @@ mod process;
 mod record;
 mod report;
 mod status;
+mod usage;
 
 pub use members::{Member, Members};
 pub use process::{ProcessIdentity, boot_id, once_visible};
@@ -29,6 +31,7 @@ pub use report::ContainerState;
 pub use status::Status;
 #[cfg(fuzzing)]
 pub(crate) use status::status;
+pub use usage::{Meter, Usage};
 
 /// The socket on which a created container's init waits for `start`.
 pub const GATE: &str = "start.sock";
@@ -484,7 +487,8 @@ impl Entry {
 
     /// The status now of the container with this record.
     pub fn status(&self, record: &Record) -> Status {
-        status::status(record.process.is_alive(&record.boot_id), self.has_gate())
+        let alive = record.process.is_alive(&record.boot_id);
+        status::status(alive, self.has_gate(), || group::is_frozen(record))
     }
 
     fn write(&self, name: &str, content: &[u8]) -> sys::Result<()> {

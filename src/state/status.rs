@@ -12,6 +12,8 @@ pub enum Status {
     Created,
     /// The program runs.
     Running,
+    /// All of its processes are frozen (an extension that every runtime has).
+    Paused,
     /// The process has ended, or `create` was killed before it was complete.
     Stopped,
 }
@@ -23,6 +25,7 @@ impl Status {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         }
     }
@@ -34,12 +37,14 @@ impl fmt::Display for Status {
     }
 }
 
-/// Of a container with a record. `alive`: its process is the same and no zombie; `gate`: `start` has not been there.
-pub(crate) fn status(alive: bool, gate: bool) -> Status {
+/// Of a container with a record. `alive`: its process is the same and no zombie; `gate`: `start` has not been there; `frozen`: its
+/// cgroup is, asked only of one whose process lives.
+pub(crate) fn status(alive: bool, gate: bool, frozen: impl FnOnce() -> bool) -> Status {
     match (alive, gate) {
+        (false, _) => Status::Stopped,
+        (true, _) if frozen() => Status::Paused,
         (true, true) => Status::Created,
         (true, false) => Status::Running,
-        (false, _) => Status::Stopped,
     }
 }
 
@@ -50,13 +55,15 @@ mod tests {
     #[test]
     fn every_state_of_the_directory_has_its_status() {
         let table = [
-            ((true, true), Status::Created),
-            ((true, false), Status::Running),
-            ((false, true), Status::Stopped),
-            ((false, false), Status::Stopped),
+            ((true, true, false), Status::Created),
+            ((true, false, false), Status::Running),
+            ((true, true, true), Status::Paused),
+            ((true, false, true), Status::Paused),
+            ((false, true, false), Status::Stopped),
+            ((false, false, true), Status::Stopped),
         ];
-        for ((alive, gate), expected) in table {
-            assert_eq!(status(alive, gate), expected);
+        for ((alive, gate, frozen), expected) in table {
+            assert_eq!(status(alive, gate, || frozen), expected);
         }
     }
 }

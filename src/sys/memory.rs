@@ -1,4 +1,4 @@
-//! One byte that a child keeps telling its parent with, at no cost.
+//! One byte that a child keeps telling its parent with, at no cost; and the units of /proc.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -11,6 +11,19 @@ pub struct SharedByte {
 }
 
 const PAGE: usize = 4096;
+
+/// The units that /proc counts in: clock ticks in a second, and bytes in a page (sysconf(3)).
+pub fn proc_units() -> (u64, u64) {
+    let ask = |name, usual| {
+        // SAFETY: sysconf takes a number and returns one.
+        let answer = unsafe { libc::sysconf(name) };
+        u64::try_from(answer)
+            .ok()
+            .filter(|n| *n > 0)
+            .unwrap_or(usual)
+    };
+    (ask(libc::_SC_CLK_TCK, 100), ask(libc::_SC_PAGESIZE, 4096))
+}
 
 impl SharedByte {
     /// A new shared byte, 0.

@@ -192,12 +192,7 @@ const TABLE: &[Row] = &[
         1,
         "not supported yet: it needs cgroups",
     ),
-    (
-        Nothing,
-        &["events", "c"],
-        1,
-        "not supported yet: it needs cgroups",
-    ),
+    (Nothing, &["events", "c"], 1, "container does not exist"),
     (
         Nothing,
         &["update", "-r", "-", "c"],

@@ -441,7 +441,6 @@ fn verbs_that_need_cgroups_say_so() {
     for args in [
         &["pause", "c"][..],
         &["resume", "c"],
-        &["events", "--stats", "c"],
         &["update", "--resources=-", "c"],
         &["update", "--memory", "5", "c"],
         &["checkpoint", "--image-path", "/tmp/x", "c"],

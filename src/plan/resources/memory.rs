@@ -4,7 +4,7 @@ use oci_spec::runtime::LinuxMemory;
 
 use super::{Out, or_max};
 
-const ZERO: &str = "0 is taken for no limit, as by other runtimes";
+const AS_PEERS: &str = "as by other runtimes";
 
 /// Converts the limits; what version 2 does not have is refused where it asks for something.
 pub(super) fn convert(memory: &LinuxMemory, out: &mut Out<'_>) {
@@ -19,7 +19,7 @@ pub(super) fn convert(memory: &LinuxMemory, out: &mut Out<'_>) {
         ("memory/kernelTCP", memory.kernel_tcp()),
     ] {
         match value {
-            Some(0) => out.note_zero(member, ZERO),
+            Some(0) => out.note_zero(member, AS_PEERS),
             Some(1..) => out.problem(
                 member,
                 "version 2 of cgroups counts it within memory/limit and cannot limit it by itself: leave it out",
@@ -52,7 +52,7 @@ fn bytes(name: &str, value: Option<i64>, file: &str, out: &mut Out<'_>) {
     let member = format!("memory/{name}");
     match value {
         None => {}
-        Some(0) => out.note_zero(&member, ZERO),
+        Some(0) => out.note_zero(&member, AS_PEERS),
         Some(value) if value < -1 => out.problem(&member, wrong(value)),
         Some(value) => out.set(&member, file, or_max(value)),
     }
@@ -72,7 +72,7 @@ fn swap(memory: &LinuxMemory, out: &mut Out<'_>) -> Option<(&'static str, String
         0 if limit == -1 => return Some(("memory/limit", or_max(-1))),
         0 => {
             if memory.swap().is_some() {
-                out.note_zero(member, ZERO);
+                out.note_zero(member, AS_PEERS);
             }
             return None;
         }

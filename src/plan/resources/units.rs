@@ -3,6 +3,7 @@
 
 use super::cpu::{USUAL_PERIOD, USUAL_WEIGHT};
 use super::{PropertyValue, Setting, UnitProperty};
+use crate::cgroup::{IDLE_WEIGHT, since};
 use crate::plan::NumberSet;
 
 /// "infinity", and for a weight: none is set.
@@ -11,41 +12,8 @@ const INFINITY: u64 = u64::MAX;
 /// CPUQuotaPerSecUSec is kept as whole percents of a second.
 const PERCENT: u128 = 10_000;
 
-/// The properties, and the version of systemd that had each first, for a scope.
-const SINCE: &[(&str, u32)] = &[
-    ("AllowedCPUs", 244),
-    ("AllowedMemoryNodes", 244),
-    ("CPUQuotaPerSecUSec", 213),
-    ("CPUQuotaPeriodUSec", 242),
-    ("CPUWeight", 232),
-    ("IODeviceWeight", 230),
-    ("IOReadBandwidthMax", 230),
-    ("IOReadIOPSMax", 230),
-    ("IOWeight", 230),
-    ("IOWriteBandwidthMax", 230),
-    ("IOWriteIOPSMax", 230),
-    ("MemoryHigh", 231),
-    ("MemoryLow", 231),
-    ("MemoryMax", 231),
-    ("MemoryMin", 240),
-    ("MemorySwapMax", 232),
-    ("MemoryZSwapMax", 253),
-    ("MemoryZSwapWriteback", 256),
-    ("OOMPolicy", 253),
-    ("TasksMax", 227),
-];
-
-/// The version in which 0 became a value of CPUWeight: idle.
-const IDLE_SINCE: u32 = 252;
-
-/// The first version of systemd that has the property `name`; `None`: it stands for no file of a cgroup.
-pub fn since(name: &str) -> Option<u32> {
-    let found = SINCE.iter().find(|(known, _)| *known == name);
-    found.map(|(_, since)| *since)
-}
-
 /// The properties that stand for `settings`; of several for the same, the last is taken.
-pub(super) fn properties(settings: &[Setting]) -> Vec<UnitProperty> {
+pub fn properties(settings: &[Setting]) -> Vec<UnitProperty> {
     let mut properties: Vec<UnitProperty> = Vec::new();
     for setting in settings {
         // Where there is a choice, systemd's property is for the last: it knows of BFQ by itself.
@@ -54,7 +22,7 @@ pub(super) fn properties(settings: &[Setting]) -> Vec<UnitProperty> {
         };
         for (name, value) in of_file(&write.file, write.value.trim()) {
             let idle = name == "CPUWeight" && value == PropertyValue::U64(0);
-            let since = if idle { Some(IDLE_SINCE) } else { since(name) };
+            let since = if idle { Some(IDLE_WEIGHT) } else { since(name) };
             let property = UnitProperty {
                 property: setting.property.clone(),
                 name: name.to_owned(),
@@ -201,8 +169,11 @@ fn bandwidth(text: &str) -> Option<Vec<Named>> {
     ])
 }
 
-/// A set of numbers as a mask, the lowest byte first.
+/// A set of numbers as a mask, the lowest byte first; without any, no set is given.
 fn bits(text: &str) -> Option<PropertyValue> {
+    if text.is_empty() {
+        return Some(PropertyValue::Bytes(Vec::new()));
+    }
     let set = NumberSet::parse(text).ok()?;
     let mut bytes = Vec::new();
     for number in set.numbers() {

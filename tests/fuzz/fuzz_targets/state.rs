@@ -26,13 +26,14 @@ fuzz_target!(|data: &[u8]| {
         check(None, Status::Stopped);
         return;
     }
-    for bits in 0..4 {
-        let [alive, gate] = [0, 1].map(|bit| bits >> bit & 1 == 1);
-        let status = status(alive, gate);
+    for bits in 0..8 {
+        let [alive, gate, frozen] = [0, 1, 2].map(|bit| bits >> bit & 1 == 1);
+        let status = status(alive, gate, frozen);
         match status {
             Status::Creating => panic!("it has a record"),
-            Status::Created => assert!(alive && gate),
-            Status::Running => assert!(alive && !gate),
+            Status::Created => assert!(alive && gate && !frozen),
+            Status::Running => assert!(alive && !gate && !frozen),
+            Status::Paused => assert!(alive && frozen),
             Status::Stopped => assert!(!alive),
         }
         check(record.as_ref(), status);

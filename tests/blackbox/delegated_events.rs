@@ -1,0 +1,66 @@
+//! events of a container in a cgroup beneath the caller's own, which counts processor time and pressure whatever is enabled.
+
+use std::fs;
+use std::path::Path;
+
+use crate::events::{lines, numbers};
+use crate::harness::{Fixture, lodger_only, skip, wait_for};
+
+/// The controllers of the cgroup that the tests run in.
+fn controllers() -> String {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"));
+    fs::read_to_string(format!("/sys/fs/cgroup{}/cgroup.controllers", own.unwrap())).unwrap()
+}
+
+#[test]
+fn what_every_cgroup_counts_is_not_summed() {
+    lodger_only!("what /proc adds to a cgroup");
+    let mut fixture = Fixture::new();
+    fixture.sleeping("c");
+    let (data, said) = numbers(&fixture, "c");
+    assert!(!said.contains("processor time"), "{said}");
+    if !controllers().contains("memory") {
+        assert!(
+            said.contains("no cgroup of its own counts memory"),
+            "{said}"
+        );
+    }
+    assert!(
+        data["memory"]["usage"]["usage"].as_u64() > Some(0),
+        "{data}"
+    );
+    let pressure = Path::new("/proc/pressure/cpu").exists();
+    for resource in ["cpu", "memory", "blkio"] {
+        let total = &data[resource]["psi"]["some"]["total"];
+        assert_eq!(total.is_u64(), pressure, "{resource}: {data}");
+    }
+    let pages = data["hugetlb"].as_object().unwrap();
+    let counted = controllers().contains("hugetlb");
+    assert_eq!(!pages.is_empty(), counted, "{data}");
+}
+
+#[test]
+fn pressure_is_told_of_at_once() {
+    lodger_only!("pressure among the events");
+    if !Path::new("/proc/pressure/cpu").exists() {
+        skip!("this kernel counts no pressure");
+    }
+    let mut fixture = Fixture::new();
+    fixture.sh("while [ ! -e /tmp/go ]; do sleep 0.1; done; for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; wait");
+    fixture.mount(serde_json::json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}));
+    fixture.runtime(&["run", "-d", "c"]).ok();
+    let events = fixture.background(&["events", "--interval", "1h", "c"], b"");
+    fixture.bare(&["exec", "c", "/bin/touch", "/tmp/go"]).ok();
+    let event = wait_for("pressure", || lines(&events.out()).into_iter().next());
+    assert_eq!(event["type"], "pressure");
+    assert_eq!(event["id"], "c");
+    assert_eq!(event["data"]["resource"], "cpu");
+    assert!(
+        event["data"]["psi"]["some"]["total"].as_u64() > Some(150_000),
+        "{event}"
+    );
+    fixture.bare(&["kill", "c", "KILL"]).ok();
+    let ran = events.wait().exits(0);
+    assert_eq!(ran.err, "");
+}
