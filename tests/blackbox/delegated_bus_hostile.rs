@@ -4,10 +4,12 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::process::Command;
 
 use zbus::message::Message;
 
-use crate::harness::{Fixture, Ran, lodger_only, spawn};
+use crate::harness::{Fixture, Ran, lodger_only, runtime_binary, spawn};
+use crate::weak::{Outcome, held_by, off};
 
 /// What a bus does with each connection.
 type Serve = fn(UnixStream);
@@ -28,7 +30,7 @@ fn bus(fixture: &Fixture, serve: Serve) -> PathBuf {
 fn run(fixture: &Fixture, bus: &str, options: &[&str]) -> Ran {
     fixture.write_config();
     let mut command = fixture.command(&["run", "c"]);
-    let mut with_options = std::process::Command::new(command.get_program());
+    let mut with_options = Command::new(command.get_program());
     with_options
         .args(options)
         .args(command.get_args())
@@ -257,4 +259,38 @@ fn an_address_that_is_no_path() {
         assert_eq!(run(&fixture, address, &[]).exits(0).out, "it ran\n");
     }
     assert!(!canary.exists());
+}
+
+/// After su(1) the environment may lead to another user's bus: she would learn what is run, and say what it may use.
+#[test]
+fn another_users_bus_is_not_spoken_to() {
+    lodger_only!("switching defences off");
+    held_by(&["OwnBus"], || {
+        let mut fixture = Fixture::new();
+        fixture.sh("echo it ran").write_config();
+        let path = fixture.path("bus");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        // A subordinate id plays the other user.
+        let mut command = Command::new("/usr/bin/unshare");
+        command
+            .args(["--user", "--map-root-user", "--map-auto", "/bin/sh", "-ec"])
+            .arg("chown 5:5 ../bus; exec \"$0\" --root ../state --cgroup-manager systemd run c")
+            .arg(runtime_binary())
+            .current_dir(fixture.bundle())
+            .env("DBUS_SESSION_BUS_ADDRESS", address(path.to_str().unwrap()))
+            .env_remove("XDG_RUNTIME_DIR");
+        let ran = spawn(&mut command, b"").wait();
+        assert!(
+            off().is_some() || ran.err.contains("belongs to uid 5"),
+            "{ran:#?}"
+        );
+        let mut said = Vec::new();
+        if let Ok((mut stream, _)) = listener.accept() {
+            stream.set_nonblocking(false).unwrap();
+            stream.read_to_end(&mut said).unwrap();
+        }
+        let said = (!said.is_empty()).then(|| String::from_utf8_lossy(&said).into_owned());
+        Outcome::of(said, ran.err)
+    });
 }
