@@ -367,8 +367,9 @@ fn the_cgroup_of_a_container_is_made_anew_and_never_shared() {
     lodger_only!("its library");
     let place = Place::new();
     let base = place.0.path();
-    let make =
-        |path: Option<&str>, settings: &[Setting]| lodger::cgroup::make_top(base, path, "c", settings);
+    let make = |path: Option<&str>, settings: &[Setting]| {
+        lodger::cgroup::make_top(base, path, "c", settings)
+    };
     let (dir, enforced) = make(None, &[]).unwrap();
     assert_eq!(dir.path(), format!("{base}/lodger-c"));
     assert!(enforced.is_empty());
