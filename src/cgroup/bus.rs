@@ -1,27 +1,34 @@
 //! The line to the caller's systemd: which socket, what is said at once, and whose answer is which.
 //!
 //! [`Bus::begin`] connects, says what is always said, and waits for nothing, so that the answers come while this process does other
-//! things; it is to be called before this process enters another user namespace, so that a server sees the caller as she is. What
-//! may take long is limited ([`CONNECT`], [`JOB`]); where one socket does not answer, the next is tried.
+//! things; it is to be called before this process enters another user namespace, so that a server sees the caller as she is. Every
+//! wait is limited; where one socket does not answer, the next is tried.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use zbus::message::Type;
 use zbus::{Message, ObjectPath, Variant};
 
+use super::bus_error::BusError;
 use super::version::parse_version;
 use super::wire::{Limit, Wire};
-use crate::error::Error;
 use crate::host::{BusSocket, SessionReading};
 use crate::sys;
 
-/// How long connecting to one socket may take, until its systemd has said its version.
-pub(super) const CONNECT: Duration = Duration::from_secs(5);
+/// How long is waited.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For one socket, from connecting until its systemd has said its version.
+    pub connect: Duration,
+    /// For one job, and for whatever else is asked.
+    pub job: Duration,
+}
 
-/// How long systemd may take for one job, or to answer.
-pub(super) const JOB: Duration = Duration::from_secs(25);
+const PATIENCE: Patience = Patience {
+    connect: Duration::from_secs(5),
+    job: Duration::from_secs(25),
+};
 
 /// The most jobs whose end is remembered before anybody waits for it.
 const REMEMBERED: usize = 64;
@@ -34,214 +41,6 @@ pub(super) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 pub(super) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 /// The interface of an object's properties.
 pub(super) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
-
-/// What remedy there is where systemd does not answer.
-const WITHOUT: &str = "see whether `systemctl --user status` answers; to do without systemd, use --cgroup-manager cgroupfs or disabled";
-
-/// Why systemd did not do what was asked of it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BusError {
-    /// There is no socket of the caller's.
-    #[error("no systemd of the caller's is there to ask{}", because(.passed_over))]
-    NoSession {
-        /// What was passed over, and why.
-        passed_over: Vec<String>,
-    },
-    /// None of several sockets was of use.
-    #[error("no systemd of the caller's answers: {}", .tried.join("; "))]
-    NoneAnswers {
-        /// What happened with each.
-        tried: Vec<String>,
-    },
-    /// The socket cannot be used.
-    #[error("cannot speak to systemd at {socket:?}: {error}")]
-    Unreachable {
-        /// The socket.
-        socket: PathBuf,
-        /// What the kernel answered.
-        error: sys::Error,
-    },
-    /// Somebody else serves it.
-    #[error("{socket:?} is served by uid {peer}, not by the caller's uid {uid}")]
-    Stranger {
-        /// The socket.
-        socket: PathBuf,
-        /// Who serves it.
-        peer: u32,
-        /// The caller.
-        uid: u32,
-    },
-    /// It does not let the caller in.
-    #[error("{socket:?} does not take the caller for who she is: {answer:?}")]
-    Rejected {
-        /// The socket.
-        socket: PathBuf,
-        /// What it answered.
-        answer: String,
-    },
-    /// Nothing came in time.
-    #[error("{socket:?} kept lodger waiting for {what} for {seconds} seconds")]
-    Silent {
-        /// The socket.
-        socket: PathBuf,
-        /// What was waited for.
-        what: String,
-        /// How long.
-        seconds: u64,
-    },
-    /// The server has closed the connection.
-    #[error("{socket:?} closed the connection while lodger waited for {what}")]
-    Closed {
-        /// The socket.
-        socket: PathBuf,
-        /// What was waited for.
-        what: String,
-    },
-    /// What came is not D-Bus, or not an answer to what was asked.
-    #[error("{socket:?} does not speak D-Bus as it should while lodger waits for {what}: {found}")]
-    Garbage {
-        /// The socket.
-        socket: PathBuf,
-        /// What was waited for.
-        what: String,
-        /// What is wrong.
-        found: String,
-    },
-    /// More came than any answer has.
-    #[error("{socket:?} sends a message of {bytes} bytes, and lodger takes {limit}")]
-    Oversized {
-        /// The socket.
-        socket: PathBuf,
-        /// How large it says the message is.
-        bytes: usize,
-        /// The largest that is taken.
-        limit: usize,
-    },
-    /// The bus has no systemd.
-    #[error("there is no systemd on the bus at {socket:?}: {answer}")]
-    NoSystemd {
-        /// The socket.
-        socket: PathBuf,
-        /// What the bus answered.
-        answer: String,
-    },
-    /// Somebody else has the unit.
-    #[error("the unit {unit} is there already, and is {state}")]
-    UnitExists {
-        /// The unit.
-        unit: String,
-        /// Its ActiveState.
-        state: String,
-    },
-    /// The job ended otherwise than well.
-    #[error("systemd's job for {unit} ended with {result:?}")]
-    JobFailed {
-        /// The unit.
-        unit: String,
-        /// Its result (JobRemoved in org.freedesktop.systemd1(5)).
-        result: String,
-    },
-    /// systemd said no.
-    #[error("systemd refuses {call} for {unit}: {name}: {message}")]
-    Refused {
-        /// The method.
-        call: &'static str,
-        /// The unit, or what else was asked for.
-        unit: String,
-        /// The error's name.
-        name: String,
-        /// The error's text.
-        message: String,
-    },
-    /// A call that cannot be put into a message.
-    #[error("cannot ask systemd for {call}: {why}")]
-    Unspeakable {
-        /// The method.
-        call: &'static str,
-        /// Why.
-        why: String,
-    },
-    /// This process was asked to end.
-    #[error("ended by signal {signal} while waiting for {what}")]
-    Interrupted {
-        /// The signal.
-        signal: i32,
-        /// What was waited for.
-        what: String,
-    },
-}
-
-fn because(passed_over: &[String]) -> String {
-    if passed_over.is_empty() {
-        return String::new();
-    }
-    format!(": {}", passed_over.join("; "))
-}
-
-impl BusError {
-    /// What the reader can do, where that is known.
-    pub fn remedy(&self) -> Option<String> {
-        let remedy = match self {
-            Self::NoSession { .. } => {
-                "log in so that there is a session (ssh, or `machinectl shell USER@` instead of su and sudo), or let the \
-                 manager stay with `loginctl enable-linger USER`; systemd needs libpam-systemd for that, and a bus the \
-                 package dbus-user-session; to do without systemd, use --cgroup-manager cgroupfs or disabled"
-            }
-            Self::Stranger { .. } => {
-                "after su or sudo the environment is another user's: unset DBUS_SESSION_BUS_ADDRESS and XDG_RUNTIME_DIR, \
-                 or log in with ssh or `machinectl shell USER@`"
-            }
-            Self::NoSystemd { .. } => {
-                "this bus was not begun by the user's systemd (dbus-launch, dbus-run-session): unset \
-                 DBUS_SESSION_BUS_ADDRESS, or use --cgroup-manager cgroupfs or disabled"
-            }
-            Self::UnitExists { .. } => {
-                "see `systemctl --user status UNIT`: stop it with `systemctl --user stop UNIT`, or give the container \
-                 another name or another cgroupsPath"
-            }
-            Self::JobFailed { .. } => {
-                "`systemctl --user status UNIT` and `journalctl --user -u UNIT` say why"
-            }
-            Self::Refused { name, .. } if name.ends_with(".AccessDenied") => {
-                "only the user's own manager may be asked, and only as that user: see `systemctl --user status`"
-            }
-            Self::Refused { name, .. } if name.ends_with(".LimitsExceeded") => {
-                "see `busctl --user` for who uses the bus, and stop what is not needed"
-            }
-            Self::Refused { .. } | Self::Unspeakable { .. } | Self::Interrupted { .. } => {
-                return None;
-            }
-            _ => WITHOUT,
-        };
-        Some(remedy.to_owned())
-    }
-
-    /// Whether another socket may do better.
-    fn is_of_the_socket(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable { .. }
-                | Self::Stranger { .. }
-                | Self::Rejected { .. }
-                | Self::Silent { .. }
-                | Self::Closed { .. }
-                | Self::Garbage { .. }
-                | Self::Oversized { .. }
-                | Self::NoSystemd { .. }
-        )
-    }
-}
-
-impl From<BusError> for Error {
-    fn from(error: BusError) -> Self {
-        let remedy = error.remedy();
-        let error = Self::new(error.to_string());
-        match remedy {
-            Some(remedy) => error.hint(remedy),
-            None => error,
-        }
-    }
-}
 
 /// The error reply to a call.
 #[derive(Debug, Clone)]
@@ -275,6 +74,7 @@ pub(super) type Answer = Result<Message, Refusal>;
 #[derive(Debug)]
 pub struct Bus {
     uid: u32,
+    patience: Patience,
     wire: Wire,
     direct: bool,
     /// The sockets that are not tried yet.
@@ -302,6 +102,13 @@ struct Opening {
 impl Bus {
     /// Connects to the first of the session's sockets that lets it, and asks for what is always needed without waiting.
     pub fn begin(session: &SessionReading) -> Result<Self, BusError> {
+        Self::begin_with(session, PATIENCE)
+    }
+
+    pub(super) fn begin_with(
+        session: &SessionReading,
+        patience: Patience,
+    ) -> Result<Self, BusError> {
         let uid = sys::cred::uid();
         let mut left: VecDeque<BusSocket> = session.sockets.iter().cloned().collect();
         if left.is_empty() {
@@ -310,9 +117,10 @@ impl Bus {
             });
         }
         let mut failed = Vec::new();
-        let (wire, direct, opening, asked) = open_next(uid, &mut left, &mut failed)?;
+        let (wire, direct, opening, asked) = open_next(uid, patience, &mut left, &mut failed)?;
         Ok(Self {
             uid,
+            patience,
             wire,
             direct,
             left,
@@ -340,7 +148,8 @@ impl Bus {
                 Err(error) if error.is_of_the_socket() => {
                     tracing::debug!(socket = ?self.wire.path, %error, "this bus is of no use");
                     self.failed.push(error);
-                    let next = open_next(self.uid, &mut self.left, &mut self.failed)?;
+                    let (left, failed) = (&mut self.left, &mut self.failed);
+                    let next = open_next(self.uid, self.patience, left, failed)?;
                     (self.wire, self.direct, self.opening, self.asked) = next;
                     self.answers.clear();
                     self.removed.clear();
@@ -351,7 +160,7 @@ impl Bus {
     }
 
     fn finish_opening(&mut self) -> Result<u32, BusError> {
-        let limit = Limit::of(CONNECT, "its greeting");
+        let limit = Limit::of(self.patience.connect, "its greeting");
         let no_systemd = |bus: &Self, refusal: Refusal| BusError::NoSystemd {
             socket: bus.wire.path.clone(),
             answer: format!("{}: {}", refusal.name, refusal.message),
@@ -399,6 +208,11 @@ impl Bus {
     /// Whether systemd itself is at the other end, which sends its signals unasked.
     pub(super) fn is_direct(&self) -> bool {
         self.direct
+    }
+
+    /// The limit of one job, or of another request, from now on.
+    pub(super) fn limit<'a>(&self, what: &'a str) -> Limit<'a> {
+        Limit::of(self.patience.job, what)
     }
 
     /// Waits for the answer to the call with this serial.
@@ -513,11 +327,12 @@ type Opened = (Wire, bool, Opening, Vec<u32>);
 /// Opens the next socket that can be, and greets its server.
 fn open_next(
     uid: u32,
+    patience: Patience,
     left: &mut VecDeque<BusSocket>,
     failed: &mut Vec<BusError>,
 ) -> Result<Opened, BusError> {
     while let Some(socket) = left.pop_front() {
-        match open(uid, &socket) {
+        match open(uid, patience.connect, &socket) {
             Err(error) if error.is_of_the_socket() => failed.push(error),
             other => return other,
         }
@@ -530,8 +345,8 @@ fn open_next(
     }
 }
 
-fn open(uid: u32, socket: &BusSocket) -> Result<Opened, BusError> {
-    let mut wire = Wire::open(&socket.path, uid, CONNECT)?;
+fn open(uid: u32, patience: Duration, socket: &BusSocket) -> Result<Opened, BusError> {
+    let mut wire = Wire::open(&socket.path, uid, patience)?;
     let mut messages = Vec::new();
     let hello = (!socket.direct)
         .then(|| {
@@ -554,6 +369,10 @@ fn open(uid: u32, socket: &BusSocket) -> Result<Opened, BusError> {
     };
     messages.extend([subscribe, version]);
     let asked = messages.iter().map(serial).collect();
-    wire.greet(&messages, Limit::of(CONNECT, "it to listen"))?;
+    wire.greet(&messages, Limit::of(patience, "it to listen"))?;
     Ok((wire, socket.direct, opening, asked))
 }
+
+#[cfg(test)]
+#[path = "bus_tests.rs"]
+mod tests;

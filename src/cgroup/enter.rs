@@ -15,25 +15,33 @@ use crate::sys;
 
 const PROCS: &str = "cgroup.procs";
 
+/// Where processes wait that systemd has brought.
+const JOINING: &str = "lodger.joining";
+
 /// The way into a container's cgroup, opened while the host's files are in view and this process is outside of the container:
 /// the kernel asks whether the opener may move processes there (cgroups(7), "Delegation containment").
 #[derive(Debug)]
 pub struct Entrance {
     path: String,
-    way: Way,
+    /// For a process from a cgroup that is not the caller's: into the scope first.
+    systemd: Option<Attaching>,
+    /// The cgroup's own file.
+    procs: Option<OwnedFd>,
 }
 
+/// What the caller's systemd is asked for.
 #[derive(Debug)]
-enum Way {
-    /// The cgroup's own file.
-    Procs(OwnedFd),
-    /// The caller's systemd, for a process from a cgroup that is not hers: the scope, and the path beneath it.
-    Systemd(Box<RefCell<Bus>>, String, String),
+struct Attaching {
+    bus: Box<RefCell<Bus>>,
+    scope: String,
+    beneath: String,
 }
 
 impl Entrance {
     /// Opens the cgroup `beneath` that of the container (`exec --cgroup`); without it the container's own, or that which its
     /// first process `init` is in now, should there be cgroups beneath that have taken its place.
+    ///
+    /// `inside` opens the file of this name of a cgroup that was given to the container.
     ///
     /// # Errors
     /// There is no such cgroup, or nobody may put a process of the caller's into it.
@@ -42,40 +50,72 @@ impl Entrance {
         init: i32,
         beneath: Option<&str>,
         facts: &HostFacts,
+        inside: impl FnOnce(&Dir, &str) -> Result<OwnedFd>,
     ) -> Result<Self> {
         let path = match beneath {
             Some(beneath) => beneath_own(record, beneath)?,
             None => usual(record, init)?,
         };
         let cgroup = Dir::open(&path)?.ok_or_else(|| missing(&path))?;
-        let way = match &record.scope {
-            Some(scope) if !may_move(&path, facts)? => {
-                let sub = path.strip_prefix(&record.top).unwrap_or_default();
-                let session = SessionReading::find(facts.uid, &facts.uid_map);
-                let bus = Box::new(RefCell::new(Bus::begin(&session)?));
-                Way::Systemd(bus, scope.clone(), sub.to_owned())
+        let (file, is_given) = match cgroup.open_file(PROCS, OFlags::WRONLY) {
+            Ok(file) => (file, false),
+            Err(cause) if cause.is(libc::EACCES) => (inside(&cgroup, PROCS)?, true),
+            Err(cause) => {
+                let what = format!("cannot put a process into the cgroup {path}");
+                return Err(Error::new(what).because(cause));
             }
-            _ => Way::Procs(cgroup.open_file(PROCS, OFlags::WRONLY).map_err(|cause| {
-                Error::new(format!("cannot put a process into the cgroup {path}")).because(cause)
-            })?),
         };
-        Ok(Self { path, way })
+        let (Some(scope), false) = (&record.scope, may_move(&path, facts)?) else {
+            return Ok(Self {
+                path,
+                systemd: None,
+                procs: Some(file),
+            });
+        };
+        // Where systemd has as little to say as the caller, it brings the process half of the way.
+        let beneath = match is_given {
+            true => waiting_room(record)?,
+            false => path
+                .strip_prefix(&record.top)
+                .unwrap_or_default()
+                .to_owned(),
+        };
+        let session = SessionReading::find(facts.uid, &facts.uid_map);
+        let bus = Box::new(RefCell::new(Bus::begin(&session)?));
+        let scope = scope.clone();
+        Ok(Self {
+            path,
+            systemd: Some(Attaching {
+                bus,
+                scope,
+                beneath,
+            }),
+            procs: is_given.then_some(file),
+        })
     }
 
     /// Puts process `pid` into it.
     pub fn admit(&self, pid: i32) -> Result<()> {
-        match &self.way {
-            Way::Systemd(bus, scope, sub) => {
-                Ok(bus.borrow_mut().attach(scope, sub, pid.unsigned_abs())?)
-            }
-            Way::Procs(file) => sys::path::write_once(file, pid.to_string().as_bytes(), Path::new(PROCS))
-                .map_err(|cause| {
-                    Error::new(format!("cannot put process {pid} into the cgroup {}", self.path))
-                        .because(cause)
-                        .hint("a process of a login session is not yours to move: run lodger in a cgroup of yours, as `systemd-run --user --scope lodger …` does")
-                }),
+        if let Some(asked) = &self.systemd {
+            let mut bus = asked.bus.borrow_mut();
+            bus.attach(&asked.scope, &asked.beneath, pid.unsigned_abs())?;
         }
+        let Some(file) = &self.procs else {
+            return Ok(());
+        };
+        sys::path::write_once(file, pid.to_string().as_bytes(), Path::new(PROCS)).map_err(|cause| {
+            Error::new(format!("cannot put process {pid} into the cgroup {}", self.path))
+                .because(cause)
+                .hint("a process of a login session is not yours to move: run lodger in a cgroup of yours, as `systemd-run --user --scope lodger …` does")
+        })
     }
+}
+
+/// A cgroup of the scope that is the caller's own, for processes on their way into the container's: its path beneath the scope.
+fn waiting_room(record: &CgroupRecord) -> Result<String> {
+    let top = record.open()?.ok_or_else(|| missing(&record.top))?;
+    top.make_beneath(JOINING, &[])?;
+    Ok(format!("/{JOINING}"))
 }
 
 /// Where there are cgroups beneath the container's that have controllers, it can have no processes itself.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bus;
+mod bus_error;
 mod caller;
 mod enter;
 mod fs;
@@ -12,6 +13,8 @@ mod life;
 mod limits;
 mod make;
 mod owner;
+#[cfg(test)]
+mod played;
 mod record;
 mod remove;
 mod schema;
@@ -20,11 +23,13 @@ pub mod sums;
 mod systemd;
 mod top;
 mod tree;
+mod update;
 mod version;
 pub mod watch;
 mod wire;
 
-pub use bus::{Bus, BusError};
+pub use bus::Bus;
+pub use bus_error::BusError;
 pub use enter::Entrance;
 pub use fs::{Dir, Hierarchy, join};
 pub use life::Events;
@@ -35,6 +40,7 @@ pub use remove::remove;
 pub use systemd::{Scope, Started};
 pub use top::make as make_top;
 pub use tree::Removal;
+pub use update::{Changed, change};
 pub use version::{IDLE_WEIGHT, parse_version, since};
 
 use std::path::Path;

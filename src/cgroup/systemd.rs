@@ -3,9 +3,8 @@
 use zbus::wire::Signature;
 use zbus::{Array, Message, ObjectPath, Variant};
 
-use super::bus::{
-    Bus, BusError, JOB, MANAGER, MANAGER_PATH, Refusal, SYSTEMD, call, call_manager, get, serial,
-};
+use super::bus::{Bus, MANAGER, MANAGER_PATH, Refusal, SYSTEMD, call, call_manager, get, serial};
+use super::bus_error::BusError;
 use super::wire::Limit;
 use crate::plan::{PropertyValue, UnitProperty};
 
@@ -50,7 +49,7 @@ impl Bus {
     /// out, and named.
     pub fn start_scope(&mut self, scope: &Scope) -> Result<Started, BusError> {
         let version = self.version()?;
-        let limit = Limit::of(JOB, "the scope's start");
+        let limit = self.limit("the scope's start");
         let (mut wanted, mut lacking) = for_version(&scope.properties, version);
         let mut retried = false;
         let job = loop {
@@ -164,7 +163,7 @@ impl Bus {
         properties: &[UnitProperty],
     ) -> Result<Vec<String>, BusError> {
         let version = self.version()?;
-        let limit = Limit::of(JOB, "the scope's new limits");
+        let limit = self.limit("the scope's new limits");
         let (mut wanted, mut lacking) = for_version(properties, version);
         while !wanted.is_empty() {
             let pairs: Vec<Pair<'_>> = wanted.iter().map(|p| pair(p)).collect::<Result<_, _>>()?;
@@ -183,7 +182,7 @@ impl Bus {
     /// Stops the scope and forgets it; what still runs in it is killed. One that is not loaded is what was wanted.
     pub fn stop_scope(&mut self, unit: &str) -> Result<(), BusError> {
         self.version()?;
-        let limit = Limit::of(JOB, "the scope's end");
+        let limit = self.limit("the scope's end");
         // Stopping alone would ask its processes first, and wait for TimeoutStopSec.
         let kill = call_manager("KillUnit", &(unit, "all", 9i32))?;
         let killed = serial(&kill);
@@ -212,7 +211,7 @@ impl Bus {
     /// caller may not, as out of a session's scope.
     pub fn attach(&mut self, unit: &str, subcgroup: &str, pid: u32) -> Result<(), BusError> {
         self.version()?;
-        let limit = Limit::of(JOB, "the process to be moved");
+        let limit = self.limit("the process to be moved");
         let message = call_manager("AttachProcessesToUnit", &(unit, subcgroup, vec![pid]))?;
         let answer = self.ask(message, limit)?;
         answer
@@ -223,7 +222,7 @@ impl Bus {
     /// The cgroup of the manager itself, beneath the root of the hierarchy as systemd sees it.
     pub fn manager_cgroup(&mut self) -> Result<String, BusError> {
         self.version()?;
-        let limit = Limit::of(JOB, "the manager's cgroup");
+        let limit = self.limit("the manager's cgroup");
         let message = get(MANAGER_PATH, MANAGER, "ControlGroup")?;
         let answer = self.ask(message, limit)?;
         let answer = answer.map_err(|refusal| refusal.of("Get", "ControlGroup of the manager"))?;
@@ -340,3 +339,7 @@ fn object_path(unit: &str) -> String {
     }
     path
 }
+
+#[cfg(test)]
+#[path = "systemd_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use zbus::Message;
 use zbus::connection::socket::ReadHalf;
 
-use super::bus::BusError;
+use super::bus_error::BusError;
 use crate::sys;
 use crate::sys::signal::Signals;
 
@@ -119,7 +119,7 @@ impl Wire {
                 Ok(Some(count)) => bytes = &bytes[count.min(bytes.len())..],
                 Ok(None) => self.wait(PollFlags::OUT, limit)?,
                 // Why it has closed may be in what it has said before.
-                Err(error) if error.is(libc::EPIPE) => return Ok(()),
+                Err(error) if error.is(libc::EPIPE) || error.is(libc::ECONNRESET) => return Ok(()),
                 Err(error) => return Err(self.broken(error)),
             }
         }
@@ -348,5 +348,83 @@ struct Ended;
 impl ReadHalf for Ended {
     async fn recvmsg(&mut self, _: &mut [u8]) -> std::io::Result<(usize, Vec<OwnedFd>)> {
         Ok((0, Vec::new()))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// What a client says before its first message.
+    pub(in crate::cgroup) fn read_handshake(stream: &mut UnixStream) -> Vec<u8> {
+        let mut said = Vec::new();
+        let mut byte = [0];
+        while !said.ends_with(b"BEGIN\r\n") && stream.read_exact(&mut byte).is_ok() {
+            said.push(byte[0]);
+        }
+        said
+    }
+
+    /// The next message that a client sends.
+    pub(in crate::cgroup) fn next_message(stream: &mut UnixStream) -> Option<Message> {
+        let mut bytes = vec![0; 16];
+        stream.read_exact(&mut bytes).ok()?;
+        let length = length(&bytes).unwrap().unwrap();
+        bytes.resize(length, 0);
+        stream.read_exact(&mut bytes[16..]).ok()?;
+        Some(decode(bytes).unwrap())
+    }
+
+    type Length = Result<Option<usize>, ()>;
+
+    #[test]
+    fn lengths() {
+        let cases: &[(&[u8], Length)] = &[
+            (b"", Ok(None)),
+            (b"l\x01\0\x01\0\0\0\0\x01\0\0\0\0\0\0", Ok(None)),
+            (b"l\x01\0\x01\0\0\0\0\x01\0\0\0\0\0\0\0", Ok(Some(16))),
+            (
+                b"l\x01\0\x01\x05\0\0\0\x01\0\0\0\x01\0\0\0",
+                Ok(Some(24 + 5)),
+            ),
+            (
+                b"B\x01\0\x01\0\0\0\x05\0\0\0\x01\0\0\0\x08",
+                Ok(Some(24 + 5)),
+            ),
+            (
+                b"l\x01\0\x01\xff\xff\xff\xff\x01\0\0\0\xff\xff\xff\xff",
+                Ok(Some(0x1_0000_0010 + 0xffff_ffff)),
+            ),
+            (b"x\x01\0\x01\0\0\0\0\x01\0\0\0\0\0\0\0", Err(())),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(length(bytes).map_err(|_| ()), *expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_sender_that_is_no_unique_name_is_taken() {
+        let message = Message::method_call("/a", "B").sender(":1.22");
+        let message = message.build(&("text", 7u32)).unwrap().data().to_vec();
+        assert_eq!(sender(&message), None);
+        let mut bytes = message.clone();
+        let at = bytes.windows(5).position(|w| w == b":1.22").unwrap();
+        bytes[at..at + 5].copy_from_slice(b"org.s");
+        assert_eq!(sender(&bytes), Some(at));
+        assert!(decode(bytes.clone()).is_ok());
+        // Whatever is cut off or wrong, nothing is found, and nothing panics.
+        for end in 0..bytes.len() {
+            let _ = sender(&bytes[..end]);
+        }
+        for at in 0..bytes.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut wrong = bytes.clone();
+                wrong[at] = value;
+                let _ = decode(wrong);
+            }
+        }
     }
 }

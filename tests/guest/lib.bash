@@ -1,0 +1,74 @@
+# What session and machine share. Source it; it runs nothing by itself.
+# shellcheck shell=bash
+# shellcheck source=tests/lib/setup.bash
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/setup.bash"
+
+guest=$setup_repository/tests/guest
+guest_run=/run/lodger-guest
+shares=()   # directories that the guest sees, where they are, read-only
+enable=     # whether controllers that nobody uses are enabled for the time being
+limit=2400  # seconds
+command=()
+work=       # this call's directory, which nobody outlives
+control=    # what is told and heard, /run/lodger-tests in the guest
+
+# Told apart from what the command ends with.
+fail() {
+    say "${0##*/}: $*"
+    exit 125
+}
+
+guest_arguments() {
+    while (($#)); do
+        case $1 in
+        --share)
+            shares+=("$(realpath -e "$2")") || fail "there is no $2"
+            shift
+            ;;
+        --limit)
+            limit=$2
+            shift
+            ;;
+        --enable) enable=1 ;;
+        --)
+            shift
+            command=("$@")
+            break
+            ;;
+        *) fail "what is $1?" ;;
+        esac
+        shift
+    done
+    ((${#command[@]})) || fail "usage: ${0##*/} [--share DIRECTORY]… [--limit SECONDS] [--enable] -- COMMAND…"
+    ((EUID == 0)) || fail "a guest is started by root"
+}
+
+# guest_begin KIND: makes the work directory, and removes what calls that were killed have left. Who lives holds a lock.
+guest_begin() {
+    local turn
+    mkdir -p "$guest_run"
+    exec {turn}>"$guest_run/lock"
+    flock "$turn"
+    for left in "/var/tmp/lodger-$1".*; do
+        if [[ -e $left/lock ]] && flock -n "$left/lock" true; then
+            guest_sweep "$left"
+            rm -rf --one-file-system "$left"
+        fi
+    done
+    work=$(mktemp -d "/var/tmp/lodger-$1.XXXXXX")
+    trap guest_leave EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    exec {lock}>"$work/lock"
+    flock "$lock"
+    exec {turn}>&-
+
+    control=$work/control
+    mkdir -m 755 "$control"
+    printf '%s\n' ${shares[@]+"${shares[@]}"} | sed '/^$/d' >"$control/shares"
+    # Without what systemd tells a service. What a signal ends is told as a shell does.
+    # shellcheck disable=SC2016 # for the guest to expand
+    printf 'unset INVOCATION_ID JOURNAL_STREAM SYSTEMD_EXEC_PID\nexport DBUS_SESSION_BUS_ADDRESS=${DBUS_SESSION_BUS_ADDRESS:-unix:path=$XDG_RUNTIME_DIR/bus} LANG=C.UTF-8\n%s\nexit $?\n' \
+        "$(printf '%q ' "${command[@]}")" >"$control/command"
+}
