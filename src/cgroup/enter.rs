@@ -27,7 +27,7 @@ pub struct Entrance {
 enum Way {
     /// The cgroup's own file.
     Procs(OwnedFd),
-    /// The caller's systemd, for a process from a cgroup that is not hers: the scope, and the path beneath it.
+    /// The caller's systemd, for a process from a cgroup that is not hers: the unit, and the path beneath it.
     Systemd(Box<RefCell<Bus>>, String, String),
 }
 
@@ -48,14 +48,17 @@ impl Entrance {
             None => usual(record, init)?,
         };
         let cgroup = Dir::open(&path)?.ok_or_else(|| missing(&path))?;
-        let way = match &record.scope {
-            Some(scope) if !may_move(&path, facts)? => {
-                let sub = path.strip_prefix(&record.top).unwrap_or_default();
+        let unit = match may_move(&path, facts)? {
+            true => None,
+            false => unit_of(&path, record, facts),
+        };
+        let way = match unit {
+            Some((unit, sub)) => {
                 let session = SessionReading::find(facts.uid, &facts.uid_map);
                 let bus = Box::new(RefCell::new(Bus::begin(&session)?));
-                Way::Systemd(bus, scope.clone(), sub.to_owned())
+                Way::Systemd(bus, unit, sub)
             }
-            _ => Way::Procs(cgroup.open_file(PROCS, OFlags::WRONLY).map_err(|cause| {
+            None => Way::Procs(cgroup.open_file(PROCS, OFlags::WRONLY).map_err(|cause| {
                 Error::new(format!("cannot put a process into the cgroup {path}")).because(cause)
             })?),
         };
@@ -123,7 +126,64 @@ fn may_move(path: &str, facts: &HostFacts) -> Result<bool> {
     Ok(rustix::fs::accessat(&dir, PROCS, Access::WRITE_OK, AtFlags::EACCESS).is_ok())
 }
 
+/// The unit of the caller's systemd that the cgroup `path` is in, and the path beneath it: the container's scope, or the service
+/// that has started it.
+fn unit_of(path: &str, record: &CgroupRecord, facts: &HostFacts) -> Option<(String, String)> {
+    if let Some(scope) = &record.scope {
+        let sub = path.strip_prefix(&record.top).unwrap_or_default();
+        return Some((scope.clone(), sub.to_owned()));
+    }
+    let manager = facts.cgroup.as_ref()?.manager.as_ref()?;
+    beneath_unit(path.strip_prefix(&manager.path)?)
+}
+
+/// Splits a path beneath the manager's cgroup behind the first name of a service or scope: before it come slices, and after it
+/// the names are the unit's own.
+fn beneath_unit(path: &str) -> Option<(String, String)> {
+    let mut rest = path.strip_prefix('/')?;
+    loop {
+        let (name, more) = rest.split_once('/').unwrap_or((rest, ""));
+        if name.ends_with(".service") || name.ends_with(".scope") {
+            // What could be taken for a file of the kernel's has an underscore in front.
+            let unit = name.strip_prefix('_').unwrap_or(name);
+            return Some((unit.to_owned(), format!("/{more}")));
+        }
+        if more.is_empty() || !name.ends_with(".slice") {
+            return None;
+        }
+        rest = more;
+    }
+}
+
 fn missing(path: &str) -> Error {
     Error::new(format!("the container has no cgroup {path}"))
         .hint("--cgroup names one beneath the container's own, which has to be there already")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beneath_unit;
+
+    #[test]
+    fn the_unit_of_a_cgroup() {
+        let cases = [
+            (
+                "/lodger.slice/lodger@web.service/lodger-web/container",
+                Some(("lodger@web.service", "/lodger-web/container")),
+            ),
+            ("/a.slice/a-b.slice/x.scope", Some(("x.scope", "/"))),
+            (
+                "/app.slice/_cgroup.service/in/x.service",
+                Some(("cgroup.service", "/in/x.service")),
+            ),
+            ("/app.slice/lodger-web/x.service", None),
+            ("/app.slice", None),
+            ("", None),
+        ];
+        for (path, expected) in cases {
+            let found = beneath_unit(path);
+            let found = found.as_ref().map(|(u, s)| (u.as_str(), s.as_str()));
+            assert_eq!(found, expected, "{path}");
+        }
+    }
 }
