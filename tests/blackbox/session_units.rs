@@ -29,7 +29,11 @@ fn a_container_is_a_service() {
     let told = state["cgroup"]["path"].as_str().unwrap();
     assert!(told.starts_with(&format!("{cgroup}/")), "{told} {cgroup}");
     let procs = fs::read_to_string(format!("/sys/fs/cgroup{told}/cgroup.procs")).unwrap();
-    assert!(procs.lines().any(|pid| pid == state["pid"].to_string()));
+    assert!(
+        procs
+            .lines()
+            .any(|pid| state["pid"] == pid.parse::<u32>().unwrap())
+    );
     let own = fs::read_to_string(format!("/sys/fs/cgroup{cgroup}/cgroup.procs")).unwrap();
     assert_eq!(own, "", "no process beside the container");
 
