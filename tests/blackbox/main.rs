@@ -82,6 +82,7 @@ mod seccomp_notify;
 mod seccomp_profile;
 mod security_md;
 mod session_basics;
+mod session_pause;
 mod sockets;
 mod state;
 mod stress;
