@@ -81,3 +81,23 @@ fn huge_pages_are_counted_where_they_are_limited() {
         "{data}"
     );
 }
+
+#[test]
+fn a_paused_container_is_watched_to_its_end() {
+    lodger_only!("events of a rootless container");
+    let mut fixture = Fixture::new();
+    fixture.sleeping("frozen");
+    fixture.bare(&["pause", "frozen"]).ok();
+    let (data, _) = numbers(&fixture, "frozen");
+    assert!(
+        data["memory"]["usage"]["usage"].as_u64() > Some(0),
+        "{data}"
+    );
+    let table = fixture.bare(&["stats"]).ok();
+    assert!(table.contains("\nfrozen "), "{table}");
+    let events = fixture.background(&["events", "--interval", "20ms", "frozen"], b"");
+    wait_for("an event", || lines(&events.out()).pop());
+    fixture.bare(&["resume", "frozen"]).ok();
+    fixture.bare(&["kill", "frozen", "KILL"]).ok();
+    events.wait().exits(0);
+}
