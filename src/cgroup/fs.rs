@@ -155,14 +155,21 @@ impl Dir {
 
     /// Makes the cgroup `name` in this one; `false` when there is one.
     pub(super) fn make_directory(&self, name: &str) -> Result<bool> {
+        let mode = Mode::from_raw_mode(0o755);
+        match rustix::fs::mkdirat(&self.fd, name, mode) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => return Ok(false),
+            Err(e) => return Err(self.make_error(name, e)),
+        }
         // Whatever the umask: who is in the container must be able to read it.
-        let umask = sys::cred::swap_umask(0);
-        let made = rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o755));
-        sys::cred::swap_umask(umask);
-        match made {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::EXIST) => Ok(false),
-            Err(e) => Err(self.make_error(name, e)),
+        match rustix::fs::chmodat(&self.fd, name, mode, AtFlags::empty()) {
+            // Removed by somebody else already.
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(true),
+            Err(e) => {
+                let args = format!("{:?}, 0755", self.place(name));
+                Err(sys::Error::new("fchmodat", args, e))
+                    .doing(|| format!("cannot make a cgroup in {}", self.path))
+            }
         }
     }
 
