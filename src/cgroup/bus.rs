@@ -93,7 +93,6 @@ pub struct Bus {
 #[derive(Debug)]
 struct Opening {
     hello: Option<u32>,
-    subscribe: u32,
     version: u32,
     /// The version, once all is answered.
     known: Option<u32>,
@@ -172,8 +171,6 @@ impl Bus {
                 answer: refusal.message,
             })?;
         }
-        let answer = self.wait_for(self.opening.subscribe, limit)?;
-        answer.map_err(|refusal| no_systemd(self, refusal))?;
         let answer = self.wait_for(self.opening.version, limit)?;
         let answer = answer.map_err(|refusal| no_systemd(self, refusal))?;
         let text = self.text_property(&answer, limit)?;
@@ -359,15 +356,17 @@ fn open(uid: u32, patience: Duration, socket: &BusSocket) -> Result<Opened, BusE
         messages.push(message);
         number
     });
-    let subscribe = call_manager("Subscribe", &())?;
     let version = get(MANAGER_PATH, MANAGER, "Version")?;
     let opening = Opening {
         hello,
-        subscribe: serial(&subscribe),
         version: serial(&version),
         known: None,
     };
-    messages.extend([subscribe, version]);
+    messages.push(version);
+    if !socket.direct {
+        // For signals through the bus. It takes systemd a moment, and its answer says nothing.
+        messages.push(call_manager("Subscribe", &())?);
+    }
     let asked = messages.iter().map(serial).collect();
     wire.greet(&messages, Limit::of(patience, "it to listen"))?;
     Ok((wire, socket.direct, opening, asked))

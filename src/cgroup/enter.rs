@@ -33,7 +33,7 @@ pub struct Entrance {
 #[derive(Debug)]
 struct Attaching {
     bus: Box<RefCell<Bus>>,
-    scope: String,
+    unit: String,
     beneath: String,
 }
 
@@ -65,7 +65,11 @@ impl Entrance {
                 return Err(Error::new(what).because(cause));
             }
         };
-        let (Some(scope), false) = (&record.scope, may_move(&path, facts)?) else {
+        let unit = match may_move(&path, facts)? {
+            true => None,
+            false => unit_of(&path, record, facts),
+        };
+        let Some((unit, beneath)) = unit else {
             return Ok(Self {
                 path,
                 systemd: None,
@@ -74,22 +78,14 @@ impl Entrance {
         };
         // Where systemd has as little to say as the caller, it brings the process half of the way.
         let beneath = match is_given {
-            true => waiting_room(record)?,
-            false => path
-                .strip_prefix(&record.top)
-                .unwrap_or_default()
-                .to_owned(),
+            true => waiting_room(record, facts)?,
+            false => beneath,
         };
         let session = SessionReading::find(facts.uid, &facts.uid_map);
         let bus = Box::new(RefCell::new(Bus::begin(&session)?));
-        let scope = scope.clone();
         Ok(Self {
             path,
-            systemd: Some(Attaching {
-                bus,
-                scope,
-                beneath,
-            }),
+            systemd: Some(Attaching { bus, unit, beneath }),
             procs: is_given.then_some(file),
         })
     }
@@ -98,7 +94,7 @@ impl Entrance {
     pub fn admit(&self, pid: i32) -> Result<()> {
         if let Some(asked) = &self.systemd {
             let mut bus = asked.bus.borrow_mut();
-            bus.attach(&asked.scope, &asked.beneath, pid.unsigned_abs())?;
+            bus.attach(&asked.unit, &asked.beneath, pid.unsigned_abs())?;
         }
         let Some(file) = &self.procs else {
             return Ok(());
@@ -111,11 +107,14 @@ impl Entrance {
     }
 }
 
-/// A cgroup of the scope that is the caller's own, for processes on their way into the container's: its path beneath the scope.
-fn waiting_room(record: &CgroupRecord) -> Result<String> {
+/// A cgroup beside the container's that is the caller's own, for processes on their way there: its path beneath the unit.
+fn waiting_room(record: &CgroupRecord, facts: &HostFacts) -> Result<String> {
     let top = record.open()?.ok_or_else(|| missing(&record.top))?;
-    top.make_beneath(JOINING, &[])?;
-    Ok(format!("/{JOINING}"))
+    let (room, _) = top.make_beneath(JOINING, &[])?;
+    let found = unit_of(room.path(), record, facts);
+    found
+        .map(|(_, beneath)| beneath)
+        .ok_or_else(|| missing(room.path()))
 }
 
 /// Where there are cgroups beneath the container's that have controllers, it can have no processes itself.
@@ -163,7 +162,64 @@ fn may_move(path: &str, facts: &HostFacts) -> Result<bool> {
     Ok(rustix::fs::accessat(&dir, PROCS, Access::WRITE_OK, AtFlags::EACCESS).is_ok())
 }
 
+/// The unit of the caller's systemd that the cgroup `path` is in, and the path beneath it: the container's scope, or the service
+/// that has started it.
+fn unit_of(path: &str, record: &CgroupRecord, facts: &HostFacts) -> Option<(String, String)> {
+    if let Some(scope) = &record.scope {
+        let sub = path.strip_prefix(&record.top).unwrap_or_default();
+        return Some((scope.clone(), sub.to_owned()));
+    }
+    let manager = facts.cgroup.as_ref()?.manager.as_ref()?;
+    beneath_unit(path.strip_prefix(&manager.path)?)
+}
+
+/// Splits a path beneath the manager's cgroup behind the first name of a service or scope: before it come slices, and after it
+/// the names are the unit's own.
+fn beneath_unit(path: &str) -> Option<(String, String)> {
+    let mut rest = path.strip_prefix('/')?;
+    loop {
+        let (name, more) = rest.split_once('/').unwrap_or((rest, ""));
+        if name.ends_with(".service") || name.ends_with(".scope") {
+            // What could be taken for a file of the kernel's has an underscore in front.
+            let unit = name.strip_prefix('_').unwrap_or(name);
+            return Some((unit.to_owned(), format!("/{more}")));
+        }
+        if more.is_empty() || !name.ends_with(".slice") {
+            return None;
+        }
+        rest = more;
+    }
+}
+
 fn missing(path: &str) -> Error {
     Error::new(format!("the container has no cgroup {path}"))
         .hint("--cgroup names one beneath the container's own, which has to be there already")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beneath_unit;
+
+    #[test]
+    fn the_unit_of_a_cgroup() {
+        let cases = [
+            (
+                "/lodger.slice/lodger@web.service/lodger-web/container",
+                Some(("lodger@web.service", "/lodger-web/container")),
+            ),
+            ("/a.slice/a-b.slice/x.scope", Some(("x.scope", "/"))),
+            (
+                "/app.slice/_cgroup.service/in/x.service",
+                Some(("cgroup.service", "/in/x.service")),
+            ),
+            ("/app.slice/lodger-web/x.service", None),
+            ("/app.slice", None),
+            ("", None),
+        ];
+        for (path, expected) in cases {
+            let found = beneath_unit(path);
+            let found = found.as_ref().map(|(u, s)| (u.as_str(), s.as_str()));
+            assert_eq!(found, expected, "{path}");
+        }
+    }
 }

@@ -7,9 +7,10 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::bus::Bus;
+use super::bus_error::BusError;
 use super::fs::{Dir, join};
 use super::limits::controllers_of;
-use super::systemd::Scope;
+use super::systemd::{Scope, Started};
 use super::{CgroupRecord, Enforced, EnforcedBy};
 use crate::error::{Error, Result};
 use crate::plan::{Cgroup, CgroupPlace, unit_name};
@@ -25,9 +26,26 @@ fn description(id: &str) -> String {
     format!("lodger container {id}")
 }
 
-/// What it is called where the config does not say.
-fn default_name(id: &str) -> String {
-    format!("lodger-{id}")
+/// How many containers of one id, of different state directories, can have a cgroup at once.
+const NAMESAKES: u32 = 100;
+
+/// What it may be called where the config does not say, the best first.
+pub(super) fn names(id: &str) -> impl Iterator<Item = String> {
+    let more = (2..=NAMESAKES).map(move |number| format!("lodger-{id}.{number}"));
+    std::iter::once(format!("lodger-{id}")).chain(more)
+}
+
+/// Starts the scope under the first of `names` that is free.
+fn start(bus: &mut Bus, scope: &mut Scope, names: &[String]) -> Result<Started> {
+    let mut taken = None;
+    for name in names {
+        scope.unit = format!("{name}.scope");
+        match bus.start_scope(scope) {
+            Err(error @ BusError::UnitExists { .. }) => taken = Some(error),
+            started => return Ok(started?),
+        }
+    }
+    Err(taken.map_or_else(|| Error::new("the scope has no name"), Error::from))
 }
 
 /// Who makes the cgroup.
@@ -50,6 +68,8 @@ pub struct Made {
     /// What to remember of it.
     pub record: CgroupRecord,
     leaf: Dir,
+    /// Locked, where this process has made it, until init is in there.
+    _top: Dir,
 }
 
 impl Made {
@@ -76,7 +96,7 @@ impl Maker {
         let (Self::Cgroupfs(own), CgroupPlace::Cgroupfs { path }) = (self, &plan.place) else {
             return Ok(None);
         };
-        let name = path.clone().unwrap_or_else(|| default_name(id));
+        let name = path.clone().map_or_else(|| super::free_name(own, id), Ok)?;
         let top = join(own, &name);
         let mut record = CgroupRecord {
             scope: None,
@@ -86,11 +106,15 @@ impl Maker {
             enforced: Vec::new(),
         };
         noted(&record)?;
-        match Self::beneath_caller(plan, own, path.as_deref(), id) {
-            Ok((leaf, id, enforced)) => {
+        match Self::beneath_caller(plan, own, &name) {
+            Ok((top, leaf, enforced)) => {
                 record.enforced = enforced;
-                record.id = Some(id);
-                Ok(Some(Made { record, leaf }))
+                record.id = Some(top.id()?);
+                Ok(Some(Made {
+                    record,
+                    leaf,
+                    _top: top,
+                }))
             }
             Err(error) => Err(match super::remove(&record, Dir::clear) {
                 Ok(()) => error,
@@ -99,18 +123,13 @@ impl Maker {
         }
     }
 
-    fn beneath_caller(
-        plan: &Cgroup,
-        own: &str,
-        path: Option<&str>,
-        id: &str,
-    ) -> Result<(Dir, u64, Vec<Enforced>)> {
-        let top = super::make_top(own, path, id, &plan.settings)?.0;
+    fn beneath_caller(plan: &Cgroup, own: &str, path: &str) -> Result<(Dir, Dir, Vec<Enforced>)> {
+        let top = super::make_top(own, path, &plan.settings)?.0;
         top.enable(&controllers_of(&plan.settings))?;
         let leaf = top.make_beneath(LEAF, &[])?.0;
         let enforced = leaf.apply(&plan.settings)?;
         give(&leaf, plan.owner)?;
-        Ok((leaf, top.id()?, enforced))
+        Ok((top, leaf, enforced))
     }
 
     /// Makes the cgroup around process `pid`, a child of this process that has not been waited for.
@@ -120,15 +139,18 @@ impl Maker {
         else {
             return Ok(None);
         };
-        let name = name.clone().unwrap_or_else(|| unit_name(&default_name(id)));
-        let unit = format!("{name}.scope");
-        let started = bus.borrow_mut().start_scope(&Scope {
-            unit: unit.clone(),
+        let mut scope = Scope {
+            unit: String::new(),
             slice: Some(slice.clone().unwrap_or_else(|| SLICE.to_owned())),
             description: description(id),
             properties: plan.properties.clone(),
             pid: pid.unsigned_abs(),
-        })?;
+        };
+        let names = match name {
+            Some(name) => vec![name.clone()],
+            None => names(id).map(|name| unit_name(&name)).collect(),
+        };
+        let started = start(&mut bus.borrow_mut(), &mut scope, &names)?;
         let top = Dir::open(&started.cgroup)?.ok_or_else(|| gone(&started.cgroup))?;
         let leaf = top.make_beneath(LEAF, &[])?.0;
         // First of all: controllers are not enabled where there are processes.
@@ -146,13 +168,17 @@ impl Maker {
         }
         give(&leaf, plan.owner)?;
         let record = CgroupRecord {
-            scope: Some(unit),
+            scope: Some(scope.unit),
             id: Some(top.id()?),
             path: join(&started.cgroup, LEAF),
             top: started.cgroup,
             enforced,
         };
-        Ok(Some(Made { record, leaf }))
+        Ok(Some(Made {
+            record,
+            leaf,
+            _top: top,
+        }))
     }
 }
 

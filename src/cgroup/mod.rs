@@ -38,7 +38,7 @@ pub use make::{Made, Maker};
 pub use record::{CgroupRecord, Enforced, EnforcedBy};
 pub use remove::remove;
 pub use systemd::{Scope, Started};
-pub use top::make as make_top;
+pub use top::{free_name, make as make_top};
 pub use tree::Removal;
 pub use update::{Changed, change};
 pub use version::{IDLE_WEIGHT, parse_version, since};

@@ -1,52 +1,76 @@
 //! A container's cgroup without systemd: beneath the caller's own.
 
+use rustix::fs::FlockOperation;
+
 use super::fs::Dir;
 use super::limits::controllers_of;
+use super::make::names;
 use super::record::Enforced;
 use super::tree::Removal;
 use crate::error::{Error, Result};
 use crate::plan::Setting;
+use crate::sys;
 
 /// How often processes may come into the caller's cgroup between its evacuation and its division.
 const TRIES: u32 = 8;
 
 /// Makes the cgroup of container `id` beneath `base`, the caller's own ([`crate::host::CgroupReading::base`]), and sets in it what
-/// `settings` say. `path`: beneath `base`; `None`: `lodger-ID`. Where controllers are needed, the caller's processes move to a leaf first.
-/// Nothing is left of it on failure, but the cgroups between.
-pub fn make(
-    base: &str,
-    path: Option<&str>,
-    id: &str,
-    settings: &[Setting],
-) -> Result<(Dir, Vec<Enforced>)> {
-    let top = Dir::open(base)?.ok_or_else(|| {
-        Error::new(format!("cannot open the caller's cgroup {base}")).because("it is gone")
-    })?;
-    let usual = format!("lodger-{id}");
+/// `settings` say. `path`: beneath `base`; `None`: [`free_name`]. Where controllers are needed, the caller's processes move to a leaf
+/// first. It is locked (flock(2)) for as long as what is returned is kept. Nothing is left of it on failure, but the cgroups between.
+pub fn make(base: &str, path: &str, settings: &[Setting]) -> Result<(Dir, Vec<Enforced>)> {
+    let top = open(base)?;
     let controllers = controllers_of(settings);
-    let (mut dir, is_new) = divide(&top, path.unwrap_or(&usual), &controllers)?;
+    let (dir, is_new) = divide(&top, path, &controllers)?;
     if !is_new {
         check_fitness(&dir)?;
-        if path.is_none() {
-            // Left by a lodger that was killed, and perhaps with its limits.
-            let left = dir.path().to_owned();
-            if dir.remove_all()? != Removal::Gone {
-                return Err(Error::new(format!(
-                    "cannot remove the cgroup {left}, which a killed lodger left"
-                ))
-                .because("cgroups in it belong to a subordinate id")
-                .hint(format!("`lodger delete -f {id}` removes it")));
-            }
-            dir = divide(&top, &usual, &controllers)?.0;
-        }
     }
+    // Only ever held for a moment by somebody else.
+    lock(&dir)?;
     match dir.apply(settings) {
         Ok(enforced) => Ok((dir, enforced)),
         Err(error) => {
-            if is_new || path.is_none() {
+            if is_new {
                 let _first_error_counts = dir.remove_all();
             }
             Err(error)
+        }
+    }
+}
+
+/// The first of lodger-ID, lodger-ID.2, … beneath `base` that no other container has; one that a killed lodger has left there
+/// is removed.
+pub fn free_name(base: &str, id: &str) -> Result<String> {
+    let top = open(base)?;
+    for name in names(id) {
+        let Some(found) = top.child(&name)? else {
+            return Ok(name);
+        };
+        let is_left = !found.is_populated()? && lock(&found)?;
+        if is_left && found.remove_all()? == Removal::Gone {
+            return Ok(name);
+        }
+    }
+    Err(
+        Error::new(format!("cannot name the cgroup of container {id:?}"))
+            .because(format!("{base} has too many of that id"))
+            .hint("remove those that nobody is in with rmdir(1)"),
+    )
+}
+
+fn open(base: &str) -> Result<Dir> {
+    Dir::open(base)?.ok_or_else(|| {
+        Error::new(format!("cannot open the caller's cgroup {base}")).because("it is gone")
+    })
+}
+
+/// Locks a cgroup against removal by other lodgers while nobody is in it yet; whether nobody else has.
+fn lock(dir: &Dir) -> Result<bool> {
+    match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => {
+            let cause = sys::Error::new("flock", format!("{:?}, LOCK_EX|LOCK_NB", dir.path()), e);
+            Err(Error::new(format!("cannot lock the cgroup {}", dir.path())).because(cause))
         }
     }
 }

@@ -57,10 +57,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch the container whose first process is that of `pidfd`, in `cgroup`.
-    /// What the cgroup cannot tell of is not told of.
-    pub fn begin(pidfd: OwnedFd, cgroup: Option<&Dir>, interval: Duration) -> Self {
-        let read_only = |name| open(cgroup?, name, OFlags::RDONLY);
+    /// Begins to watch the container whose first process is that of `pidfd`. Of each file the first of `cgroups` that has
+    /// it tells; what none can tell of is not told of.
+    pub fn begin(pidfd: OwnedFd, cgroups: &[Dir], interval: Duration) -> Self {
+        let read_only = |name| open(cgroups, name, OFlags::RDONLY);
         let events = read_only("cgroup.events").filter(|fd| read_again(fd).is_some());
         let memory = read_only("memory.events").and_then(|fd| {
             let kills = kills(&fd)?;
@@ -68,7 +68,7 @@ impl Watch {
         });
         let files = [("memory", "memory.pressure"), ("cpu", "cpu.pressure")];
         let triggers = files.into_iter().filter_map(|(resource, file)| {
-            let fd = open(cgroup?, file, OFlags::RDWR | OFlags::NONBLOCK)?;
+            let fd = open(cgroups, file, OFlags::RDWR | OFlags::NONBLOCK)?;
             rustix::io::write(&fd, TRIGGER).ok().map(|_| (resource, fd))
         });
         let triggers: Vec<(&'static str, OwnedFd)> = triggers.collect();
@@ -220,9 +220,12 @@ struct Ready {
     triggers: Vec<PollFlags>,
 }
 
-fn open(cgroup: &Dir, name: &str, flags: OFlags) -> Option<OwnedFd> {
+fn open(cgroups: &[Dir], name: &str, flags: OFlags) -> Option<OwnedFd> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(cgroup, name, flags, Mode::empty()).ok()
+    let mut opened = cgroups
+        .iter()
+        .filter_map(|cgroup| rustix::fs::openat(cgroup, name, flags, Mode::empty()).ok());
+    opened.next()
 }
 
 /// The text now of a file that is open; `None`: it was removed.

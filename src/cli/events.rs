@@ -67,19 +67,20 @@ pub(super) fn not_running(id: &str) -> Error {
     Error::new(format!("container with id {id} is not running"))
 }
 
-/// Says which numbers are sums, if any are.
-pub(super) fn summed_note(id: &str, summed: &Summed) -> Option<Note> {
+/// Says which numbers of the containers `ids` are sums, if any are.
+pub(super) fn summed_note(ids: &str, summed: &Summed) -> Option<Note> {
     let (last, others) = summed.split_last()?;
     let list = match others {
         [] => (*last).to_owned(),
         _ => format!("{} and {last}", others.join(", ")),
     };
+    let shared = match summed.contains(&"memory") {
+        true => ", where memory that they share is counted once for each",
+        false => "",
+    };
     Some(Note::new(
-        id,
-        format!(
-            "no cgroup of its own counts {list}: summed over its processes in /proc, where memory that they share is \
-             counted once for each"
-        ),
+        ids,
+        format!("no cgroup of its own counts {list}: summed over its processes in /proc{shared}"),
         "create the container where the controllers cpu, memory, pids and io are delegated to you: `systemctl show -p \
          DelegateControllers user@$(id -u)` lists them",
     ))
@@ -106,7 +107,7 @@ fn tell(global: &Global, args: &Args, log: &Log) -> Result<()> {
         log.notes(summed_note(id, &usage.summed).as_slice());
         return Ok(());
     }
-    let mut watch = Watch::begin(pidfd, meter.cgroup(), args.interval);
+    let mut watch = Watch::begin(pidfd, meter.cgroups(), args.interval);
     let mut told: Option<Summed> = None;
     loop {
         for happened in watch.wait()? {

@@ -105,9 +105,14 @@ fn draw(global: &Global, args: &Args, mut rows: Vec<Row>, mut samples: Samples) 
 }
 
 fn tell(rows: &[Row], log: &Log) {
-    let notes: Vec<_> = rows
-        .iter()
-        .filter_map(|row| summed_note(&row.id, &row.summed))
+    // One note for all of which the same is said.
+    let mut ids: BTreeMap<&Summed, Vec<&str>> = BTreeMap::new();
+    for row in rows {
+        ids.entry(&row.summed).or_default().push(&row.id);
+    }
+    let notes: Vec<_> = ids
+        .into_iter()
+        .filter_map(|(summed, ids)| summed_note(&ids.join(", "), summed))
         .collect();
     log.notes(&notes);
 }

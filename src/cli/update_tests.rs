@@ -80,7 +80,8 @@ fn options_become_limits() {
 #[test]
 fn what_is_not_given_is_taken_from_what_holds() {
     let files = [("cpu.max", "20000 50000"), ("memory.max", "1000")];
-    let table: [(&[&str], &[(&str, &str)], &str); 7] = [
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let table: [Case<'_>; 7] = [
         (&["--cpu-quota", "30000"], &files, "cpu.max=30000 50000"),
         (&["--cpu-period", "100000"], &files, "cpu.max=20000 100000"),
         (

@@ -304,6 +304,12 @@ pub fn join(
     line: InitEnd,
     proc: Option<OwnedFd>,
 ) -> ! {
+    // Until then it has the caller's ids, without which her systemd would not move it.
+    match line.receive() {
+        Ok(Some(Order::Go)) => {}
+        Ok(_) => sys::process::exit_now(1),
+        Err(error) => give_up(&line, &protocol(error)),
+    }
     let error = match prepare_to_join(process, manner, joined, &line, proc) {
         Ok(program) => match wait_for_exec(&line) {
             Ok(true) => match restrict_to_last(process) {

@@ -149,6 +149,7 @@ fn talk_through(
     if let Some(entrance) = &joining.entrance {
         entrance.admit(child.pid)?;
     }
+    order(line, Order::Go)?;
     wait_for(Phase::SettingUp, line, heard)?;
     joining.outlets.hand_over_console(heard)?;
     if let Some(agent) = &mut heard.agent {

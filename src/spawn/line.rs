@@ -32,7 +32,7 @@ use crate::sys;
 /// What the runtime tells init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
-    /// The id maps are written: set up the container.
+    /// The id maps are written, and it is in its cgroup: set up the container, or join it.
     Go,
     /// The hooks in the runtime's namespaces have run: go on.
     HooksDone,

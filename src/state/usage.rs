@@ -17,7 +17,8 @@ const FILE: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Meter {
     record: Record,
-    cgroup: Option<Dir>,
+    /// Its cgroup, and the one above that is its alone too: what the first does not count, the second may.
+    cgroups: Vec<Dir>,
     huge_pages: Vec<String>,
     units: Units,
 }
@@ -34,27 +35,30 @@ pub struct Usage {
 impl Meter {
     /// A meter for the container of `record`.
     pub fn new(record: Record) -> Self {
-        let cgroup = open_cgroup(&record);
-        let huge_pages = cgroup.as_ref().map(|_| huge_pages()).unwrap_or_default();
+        let cgroups = open_cgroups(&record);
+        let huge_pages = match cgroups[..] {
+            [] => Vec::new(),
+            _ => huge_pages(),
+        };
         let (ticks, page) = sys::memory::proc_units();
         Self {
-            cgroup,
+            cgroups,
             huge_pages,
             units: Units { ticks, page },
             record,
         }
     }
 
-    /// Its cgroup, if it has one.
-    pub fn cgroup(&self) -> Option<&Dir> {
-        self.cgroup.as_ref()
+    /// The cgroups that are its alone, the lowest first; none where it has none.
+    pub fn cgroups(&self) -> &[Dir] {
+        &self.cgroups
     }
 
     /// What it uses now; `None`: it has ended.
     pub fn read(&self) -> Result<Option<Usage>> {
         let file = |name: &str| {
-            let cgroup = self.cgroup.as_ref()?;
-            cgroup.read(name).ok()
+            let mut texts = self.cgroups.iter().filter_map(|dir| dir.read(name).ok());
+            texts.next()
         };
         let (mut stats, summed) = Stats::gather(&file, &self.huge_pages, &|| self.sums())?;
         stats.network_interfaces = self.network_interfaces();
@@ -109,16 +113,19 @@ fn read(path: &Path) -> sys::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// `None` as well where this process does not see the hierarchy: then the processes are what can be looked at.
-fn open_cgroup(record: &Record) -> Option<Dir> {
-    let cgroup = record.cgroup.as_ref()?;
-    let opened = Dir::open(&cgroup.path);
-    tracing::debug!(
-        path = cgroup.path,
-        ?opened,
-        "looking for the container's cgroup"
-    );
-    opened.ok().flatten()
+/// None as well where this process does not see the hierarchy: then the processes are what can be looked at.
+fn open_cgroups(record: &Record) -> Vec<Dir> {
+    let Some(cgroup) = &record.cgroup else {
+        return Vec::new();
+    };
+    let mut paths = vec![&cgroup.path];
+    paths.extend((cgroup.top != cgroup.path).then_some(&cgroup.top));
+    let opened = paths.into_iter().filter_map(|path| {
+        let opened = Dir::open(path);
+        tracing::debug!(path, ?opened, "looking for the container's cgroup");
+        opened.ok().flatten()
+    });
+    opened.collect()
 }
 
 /// The sizes of the huge pages of this machine; none where it has none.

@@ -48,6 +48,8 @@ pub enum Defence {
     HookEnvironment,
     /// Helpers are run from fixed directories, never from PATH.
     HelperPaths,
+    /// Only a bus that the caller owns and serves is spoken to (systemd's, for scopes).
+    OwnBus,
     /// The state directory must be the caller's alone.
     StateDirectory,
     /// A process is known by pid, start time and boot.

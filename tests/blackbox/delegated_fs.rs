@@ -367,26 +367,28 @@ fn the_cgroup_of_a_container_is_made_anew_and_never_shared() {
     lodger_only!("its library");
     let place = Place::new();
     let base = place.0.path();
-    let make = |path: Option<&str>, settings: &[Setting]| {
-        lodger::cgroup::make_top(base, path, "c", settings)
-    };
-    let (dir, enforced) = make(None, &[]).unwrap();
+    let make = |path: &str, settings: &[Setting]| lodger::cgroup::make_top(base, path, settings);
+    let free = || lodger::cgroup::free_name(base, "c").unwrap();
+    assert_eq!(free(), "lodger-c");
+    let (dir, enforced) = make("lodger-c", &[]).unwrap();
     assert_eq!(dir.path(), format!("{base}/lodger-c"));
     assert!(enforced.is_empty());
+    // Nobody is in it yet, and it is another's all the same.
+    assert_eq!(free(), "lodger-c.2");
     // Left by a lodger that was killed.
     dir.write("cgroup.max.depth", "3").unwrap();
     dir.make_beneath("x/y", &[]).unwrap();
-    let (dir, _) = make(None, &[]).unwrap();
-    assert_eq!(dir.read("cgroup.max.depth").unwrap(), "max\n");
-    assert!(dir.child("x").unwrap().is_none());
+    drop(dir);
+    assert_eq!(free(), "lodger-c");
+    assert!(place.0.child("lodger-c").unwrap().is_none());
     // What the caller has made for it stays as it is.
     let hers = place.make("pods/web");
     hers.write("cgroup.max.depth", "3").unwrap();
-    let (web, _) = make(Some("pods/web"), &[]).unwrap();
+    let (web, _) = make("pods/web", &[]).unwrap();
     assert_eq!(web.read("cgroup.max.depth").unwrap(), "3\n");
 
     let _process = Process::new(&web, "sleep 600");
-    let error = make(Some("pods/web"), &[]).unwrap_err();
+    let error = make("pods/web", &[]).unwrap_err();
     assert!(
         error
             .message()
@@ -395,7 +397,7 @@ fn the_cgroup_of_a_container_is_made_anew_and_never_shared() {
     );
     let thawed = place.make("frozen");
     thawed.freeze().unwrap();
-    let error = make(Some("frozen"), &[]).unwrap_err();
+    let error = make("frozen", &[]).unwrap_err();
     assert!(
         error
             .message()
@@ -405,7 +407,7 @@ fn the_cgroup_of_a_container_is_made_anew_and_never_shared() {
     // A limit that cannot be set leaves nothing.
     let mut none = setting("none.max", "1");
     none.controller.clear();
-    let error = make(Some("none"), &[none]).unwrap_err();
+    let error = make("none", &[none]).unwrap_err();
     assert!(
         error
             .hints()

@@ -2,11 +2,26 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::delegated_pause::unique;
 use crate::harness::{Fixture, lodger_only, skip};
 use crate::update::update;
+
+/// A name that no other test's cgroup has.
+pub(crate) fn name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    unique(&format!("update-{}", COUNT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// A container whose cgroup no other test has.
+fn placed() -> Fixture {
+    let mut fixture = Fixture::new();
+    fixture.config["linux"]["cgroupsPath"] = json!(format!("/{}", name()));
+    fixture
+}
 
 /// What lodger remembers of the cgroup of `c`.
 pub(crate) fn remembered(fixture: &Fixture) -> Value {
@@ -32,7 +47,7 @@ pub(crate) fn both(fixture: &Fixture, file: &str) -> [String; 2] {
 #[test]
 fn limits_change_above_the_container_and_in_it() {
     lodger_only!("a rootless cgroup");
-    let mut fixture = Fixture::new();
+    let mut fixture = placed();
     fixture.sleeping("c");
     update(&fixture, r#"{"unified": {"cgroup.max.depth": "3"}}"#).ok();
     assert_eq!(both(&fixture, "cgroup.max.depth"), ["3", "3"]);
@@ -56,7 +71,7 @@ fn limits_change_above_the_container_and_in_it() {
 #[test]
 fn one_that_fails_changes_nothing() {
     lodger_only!("a rootless cgroup");
-    let mut fixture = Fixture::new();
+    let mut fixture = placed();
     fixture.sleeping("c");
     update(&fixture, r#"{"unified": {"cgroup.max.depth": "3"}}"#).ok();
     let before = remembered(&fixture);
@@ -79,7 +94,7 @@ fn one_that_fails_changes_nothing() {
 #[test]
 fn a_controller_that_is_lacking_is_named() {
     lodger_only!("a rootless cgroup");
-    let mut fixture = Fixture::new();
+    let mut fixture = placed();
     fixture.sleeping("c");
     let own = fs::read_to_string(directory(&fixture, "top").join("../cgroup.controllers")).unwrap();
     if own.contains("pids") {
@@ -97,7 +112,7 @@ fn a_controller_that_is_lacking_is_named() {
 #[test]
 fn huge_pages_are_limited_live() {
     lodger_only!("a rootless cgroup");
-    let mut fixture = Fixture::new();
+    let mut fixture = placed();
     fixture.sleeping("c");
     let own = fs::read_to_string(directory(&fixture, "top").join("../cgroup.controllers")).unwrap();
     if !own.contains("hugetlb") {
@@ -117,7 +132,7 @@ fn huge_pages_are_limited_live() {
 #[test]
 fn a_created_and_a_paused_container_are_updated() {
     lodger_only!("a rootless cgroup");
-    let mut fixture = Fixture::new();
+    let mut fixture = placed();
     fixture.args(&["/bin/sleep", "600"]);
     fixture.runtime(&["create", "c"]).ok();
     update(&fixture, r#"{"unified": {"cgroup.max.depth": "3"}}"#).ok();

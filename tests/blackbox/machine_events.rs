@@ -55,7 +55,7 @@ fn an_oom_kill_is_an_event_and_the_numbers_are_the_kernels() {
     let table = fixture.bare(&["stats", "c"]).ok();
     let row = table.lines().nth(1).unwrap();
     assert!(
-        row.contains(" / 32.0 MiB   ") && !row.contains('~'),
+        row.contains(" / 32.0 MiB   ") && row.ends_with(" 1"),
         "{table}"
     );
 
@@ -89,4 +89,24 @@ fn a_process_that_is_killed_for_memory_need_not_be_the_first() {
     }
     assert_eq!(lines(&events.out())[2], json!({"type": "oom", "id": "c"}));
     assert_eq!(fixture.status("c"), "running");
+}
+
+#[test]
+fn a_container_without_limits_is_counted_too() {
+    lodger_only!("events of a rootless container");
+    let mut fixture = Fixture::with_own_root();
+    fixture.sleeping("free");
+    let (data, said) = numbers(&fixture, "free");
+    assert_eq!(said, "");
+    assert_eq!(number(&data, "/memory/usage/limit"), u64::MAX, "{data}");
+    assert!(number(&data, "/memory/raw/anon") > 0, "{data}");
+    // The manager's default may limit it (DefaultTasksMax).
+    assert_eq!(number(&data, "/pids/current"), 1, "{data}");
+    fixture
+        .bare(&["exec", "-d", "free", "/bin/sleep", "601"])
+        .ok();
+    wait_for("what joins to be counted", || {
+        let (data, _) = numbers(&fixture, "free");
+        (number(&data, "/pids/current") == 2).then_some(())
+    });
 }

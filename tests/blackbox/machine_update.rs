@@ -4,13 +4,14 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::delegated_update::{both, remembered};
+use crate::delegated_update::{both, name, remembered};
 use crate::harness::{Fixture, lodger_only};
 use crate::update::update;
 
 /// A container `c` with limits, that sleeps.
 fn limited() -> Fixture {
     let mut fixture = Fixture::with_own_root();
+    fixture.config["linux"]["cgroupsPath"] = json!(format!(":lodger:{}", name()));
     fixture.config["linux"]["resources"] = json!({
         "memory": {"limit": 64 << 20, "swap": 64 << 20},
         "pids": {"limit": 20},
@@ -21,7 +22,8 @@ fn limited() -> Fixture {
 }
 
 /// What the caller's systemd says of the scope.
-fn property(name: &str) -> String {
+fn property(fixture: &Fixture, name: &str) -> String {
+    let scope = remembered(fixture)["scope"].take();
     let mut command = Command::new("systemctl");
     command.args([
         "--user",
@@ -29,13 +31,13 @@ fn property(name: &str) -> String {
         "--value",
         "--property",
         name,
-        "lodger-c.scope",
+        scope.as_str().unwrap(),
     ]);
     let output = command.output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-fn properties() -> Vec<String> {
+fn properties(fixture: &Fixture) -> Vec<String> {
     [
         "MemoryMax",
         "MemorySwapMax",
@@ -44,7 +46,7 @@ fn properties() -> Vec<String> {
         "CPUWeight",
         "CPUQuotaPerSecUSec",
     ]
-    .map(property)
+    .map(|name| property(fixture, name))
     .to_vec()
 }
 
@@ -60,7 +62,7 @@ const FILES: [&str; 6] = [
 /// The container's own files, and systemd's word on the scope.
 fn all(fixture: &Fixture) -> (Vec<String>, Vec<String>) {
     let files = FILES.map(|file| both(fixture, file)[1].clone());
-    (files.to_vec(), properties())
+    (files.to_vec(), properties(fixture))
 }
 
 #[test]
@@ -111,8 +113,8 @@ fn limits_change_live_and_systemd_keeps_them() {
         .bare(&["update", "--cpu-quota", "-1", "--pids-limit", "-1", "c"])
         .ok();
     assert_eq!(both(&fixture, "cpu.max")[1], "max 50000");
-    assert_eq!(property("CPUQuotaPerSecUSec"), "infinity");
-    assert_eq!(property("TasksMax"), "infinity");
+    assert_eq!(property(&fixture, "CPUQuotaPerSecUSec"), "infinity");
+    assert_eq!(property(&fixture, "TasksMax"), "infinity");
 
     let enforced = remembered(&fixture)["enforced"].take();
     let memory = enforced
@@ -130,7 +132,7 @@ fn limits_change_live_and_systemd_keeps_them() {
     assert!(reloaded.unwrap().success());
     assert_eq!(both(&fixture, "memory.max"), ["50331648", "50331648"]);
     assert_eq!(both(&fixture, "cpu.weight"), ["100", "100"]);
-    assert_eq!(property("MemoryMax"), "50331648");
+    assert_eq!(property(&fixture, "MemoryMax"), "50331648");
 }
 
 #[test]
