@@ -87,6 +87,7 @@ mod seccomp_notify;
 mod seccomp_profile;
 mod security_md;
 mod session_basics;
+mod session_limits;
 mod session_pause;
 mod session_units;
 mod sockets;
