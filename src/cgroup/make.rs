@@ -126,6 +126,7 @@ impl Maker {
     fn beneath_caller(plan: &Cgroup, own: &str, path: &str) -> Result<(Dir, Dir, Vec<Enforced>)> {
         let top = super::make_top(own, path, &plan.settings)?.0;
         top.enable(&controllers_of(&plan.settings))?;
+        share(plan, &top);
         let leaf = top.make_beneath(LEAF, &[])?.0;
         let enforced = leaf.apply(&plan.settings)?;
         give(&leaf, plan.owner)?;
@@ -156,6 +157,7 @@ impl Maker {
         // First of all: controllers are not enabled where there are processes.
         leaf.join(pid)?;
         enable_down(boundary.as_deref(), &top, &controllers_of(&plan.settings))?;
+        share(plan, &top);
         let mut enforced = leaf.apply(&plan.settings)?;
         for limit in &mut enforced {
             let kept = plan.properties.iter().any(|property| {
@@ -179,6 +181,20 @@ impl Maker {
             leaf,
             _top: top,
         }))
+    }
+}
+
+/// Lets a container that divides its cgroup have whatever `top` has. Nothing that was asked for is lost where that fails.
+fn share(plan: &Cgroup, top: &Dir) {
+    if !plan.divisible {
+        return;
+    }
+    let shared = top.controllers().and_then(|all| {
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        top.enable(&all)
+    });
+    if let Err(error) = shared {
+        tracing::debug!(cgroup = top.path(), %error, "not all controllers are the container's to use");
     }
 }
 

@@ -90,6 +90,7 @@ impl Deciding<'_> {
             settings,
             properties,
             owner: None,
+            divisible: false,
             required,
         })
     }
@@ -320,22 +321,26 @@ fn lacking_controller(controller: &str, boundary: Boundary<'_>, managed: bool) -
     )
 }
 
-/// Who may divide the cgroup: the container's process, if its view of the control groups can be written to (config-linux.md,
-/// "Cgroup ownership"). Ids of the caller's own user namespace; `None`: the caller, as whom it runs, or nobody.
-pub(super) fn owner(spec: &Spec, ids: Ids<'_>) -> Option<(u32, u32)> {
+/// Whether the container's view of the control groups can be written to.
+pub(super) fn divisible(spec: &Spec) -> bool {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
-    let writable = mounts.iter().any(|mount| {
+    mounts.iter().any(|mount| {
         let kind = mount.typ().as_deref();
         let readonly = |option: &String| ["ro", "rro"].contains(&option.as_str());
         matches!(kind, Some("cgroup" | "cgroup2"))
             && mount.destination().as_path() == Path::new("/sys/fs/cgroup")
             && !mount.options().iter().flatten().any(readonly)
-    });
+    })
+}
+
+/// Who may divide the cgroup: the container's process, if there is anything to write to (config-linux.md, "Cgroup ownership").
+/// Ids of the caller's own user namespace; `None`: the caller, as whom it runs, or nobody.
+pub(super) fn owner(spec: &Spec, ids: Ids<'_>) -> Option<(u32, u32)> {
     let user = spec.process().as_ref()?.user();
     let (uids, gids) = ids.maps?;
     let uid = outside(uids, user.uid())?;
     let gid = outside(gids, user.gid()).unwrap_or(ids.facts.gid);
-    (writable && uid != ids.facts.uid).then_some((uid, gid))
+    (divisible(spec) && uid != ids.facts.uid).then_some((uid, gid))
 }
 
 fn outside(map: &[IdMapping], id: u32) -> Option<u32> {

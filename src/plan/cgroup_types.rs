@@ -51,6 +51,9 @@ pub struct Cgroup {
     /// ownership"); `None`: the caller alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<(u32, u32)>,
+    /// Whether the container can make cgroups in it: they may have all controllers that it has itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub divisible: bool,
     /// Whether the container cannot do without it: the config sets a limit, or the caller has named a manager.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,

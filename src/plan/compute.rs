@@ -74,6 +74,7 @@ impl Plan {
         let own_cgroups = decided.made.contains(&Namespace::Cgroup);
         if let Some(cgroup) = cgroup.as_mut().filter(|_| own_cgroups) {
             cgroup.owner = cgroup::owner(spec, ids);
+            cgroup.divisible = cgroup::divisible(spec);
         }
         let context = Context {
             own_cgroup: own_cgroups && cgroup.is_some(),

@@ -55,6 +55,13 @@ pub(crate) fn peer() -> bool {
     under_test() != "lodger"
 }
 
+/// What asks a peer for a scope, where the caller has a systemd: lodger asks for one by itself.
+fn systemd_for_peers() -> Option<&'static str> {
+    let uid = rustix::process::getuid().as_raw();
+    let bus = format!("/run/user/{uid}/bus");
+    (peer() && Path::new(&bus).exists()).then_some("--systemd-cgroup")
+}
+
 /// The name of the runtime under test.
 pub(crate) fn under_test() -> String {
     std::env::var("LODGER_UNDER_TEST").unwrap_or_else(|_| "lodger".into())
@@ -361,6 +368,7 @@ impl Fixture {
         command
             .arg("--root")
             .arg(self.path("state"))
+            .args(systemd_for_peers())
             .args(args)
             .current_dir(self.bundle());
         command
