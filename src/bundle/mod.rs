@@ -231,6 +231,11 @@ pub fn read(file: &Path) -> Result<Vec<u8>, BundleError> {
 /// Problems have the pointers they would have in config.json.
 pub fn parse_resources(text: &[u8]) -> Result<LinuxResources, BundleError> {
     let resources = json::parse(text)?;
+    // A list would be taken for a struct's members in their order.
+    if !resources.is_object() {
+        let problem = Problem::new("/linux/resources", "is not an object");
+        return Err(BundleError::WrongType(problem));
+    }
     let mut value = serde_json::json!({"linux": {"resources": resources}});
     let problems = raw::check(&mut value);
     if !problems.is_empty() {

@@ -122,7 +122,8 @@ fn limits_stand_alone_with_the_pointers_of_config_json() {
             r#"{"pids": {"limit": 1}, "pids": {"limit": 2}}"#,
             "the key \"pids\" twice",
         ),
-        ("7", "/linux/resources: invalid type"),
+        ("7", "/linux/resources: is not an object"),
+        ("[]", "/linux/resources: is not an object"),
     ] {
         let error = parse_resources(text.as_bytes()).unwrap_err();
         assert!(error.to_string().contains(expected), "{text}: {error}");

@@ -15,25 +15,33 @@ use crate::sys;
 
 const PROCS: &str = "cgroup.procs";
 
+/// Where processes wait that systemd has brought.
+const JOINING: &str = "lodger.joining";
+
 /// The way into a container's cgroup, opened while the host's files are in view and this process is outside of the container:
 /// the kernel asks whether the opener may move processes there (cgroups(7), "Delegation containment").
 #[derive(Debug)]
 pub struct Entrance {
     path: String,
-    way: Way,
+    /// For a process from a cgroup that is not the caller's: into the unit first.
+    systemd: Option<Attaching>,
+    /// The cgroup's own file.
+    procs: Option<OwnedFd>,
 }
 
+/// What the caller's systemd is asked for.
 #[derive(Debug)]
-enum Way {
-    /// The cgroup's own file.
-    Procs(OwnedFd),
-    /// The caller's systemd, for a process from a cgroup that is not hers: the unit, and the path beneath it.
-    Systemd(Box<RefCell<Bus>>, String, String),
+struct Attaching {
+    bus: Box<RefCell<Bus>>,
+    unit: String,
+    beneath: String,
 }
 
 impl Entrance {
     /// Opens the cgroup `beneath` that of the container (`exec --cgroup`); without it the container's own, or that which its
     /// first process `init` is in now, should there be cgroups beneath that have taken its place.
+    ///
+    /// `inside` opens the file of this name of a cgroup that was given to the container.
     ///
     /// # Errors
     /// There is no such cgroup, or nobody may put a process of the caller's into it.
@@ -42,43 +50,72 @@ impl Entrance {
         init: i32,
         beneath: Option<&str>,
         facts: &HostFacts,
+        inside: impl FnOnce(&Dir, &str) -> Result<OwnedFd>,
     ) -> Result<Self> {
         let path = match beneath {
             Some(beneath) => beneath_own(record, beneath)?,
             None => usual(record, init)?,
         };
         let cgroup = Dir::open(&path)?.ok_or_else(|| missing(&path))?;
+        let (file, is_given) = match cgroup.open_file(PROCS, OFlags::WRONLY) {
+            Ok(file) => (file, false),
+            Err(cause) if cause.is(libc::EACCES) => (inside(&cgroup, PROCS)?, true),
+            Err(cause) => {
+                let what = format!("cannot put a process into the cgroup {path}");
+                return Err(Error::new(what).because(cause));
+            }
+        };
         let unit = match may_move(&path, facts)? {
             true => None,
-            false => unit_of(&path, record, facts),
+            false => unit_of(record, facts),
         };
-        let way = match unit {
-            Some((unit, sub)) => {
-                let session = SessionReading::find(facts.uid, &facts.uid_map);
-                let bus = Box::new(RefCell::new(Bus::begin(&session)?));
-                Way::Systemd(bus, unit, sub)
-            }
-            None => Way::Procs(cgroup.open_file(PROCS, OFlags::WRONLY).map_err(|cause| {
-                Error::new(format!("cannot put a process into the cgroup {path}")).because(cause)
-            })?),
+        let Some((unit, way)) = unit else {
+            return Ok(Self {
+                path,
+                systemd: None,
+                procs: Some(file),
+            });
         };
-        Ok(Self { path, way })
+        // Where systemd has as little to say as the caller, it brings the process half of the way.
+        let beneath = match is_given {
+            true => waiting_room(record)?,
+            false => path
+                .strip_prefix(&record.top)
+                .unwrap_or_default()
+                .to_owned(),
+        };
+        let session = SessionReading::find(facts.uid, &facts.uid_map);
+        let bus = Box::new(RefCell::new(Bus::begin(&session)?));
+        let beneath = way + &beneath;
+        Ok(Self {
+            path,
+            systemd: Some(Attaching { bus, unit, beneath }),
+            procs: is_given.then_some(file),
+        })
     }
 
     /// Puts process `pid` into it.
     pub fn admit(&self, pid: i32) -> Result<()> {
-        match &self.way {
-            Way::Systemd(bus, scope, sub) => {
-                Ok(bus.borrow_mut().attach(scope, sub, pid.unsigned_abs())?)
-            }
-            Way::Procs(file) => sys::path::write_once(file, pid.to_string().as_bytes(), Path::new(PROCS))
-                .map_err(|cause| {
-                    Error::new(format!("cannot put process {pid} into the cgroup {}", self.path))
-                        .because(cause)
-                        .hint("a process of a login session is not yours to move: run lodger in a cgroup of yours, as `systemd-run --user --scope lodger …` does")
-                }),
+        if let Some(asked) = &self.systemd {
+            let mut bus = asked.bus.borrow_mut();
+            bus.attach(&asked.unit, &asked.beneath, pid.unsigned_abs())?;
         }
+        let Some(file) = &self.procs else {
+            return Ok(());
+        };
+        sys::path::write_once(file, pid.to_string().as_bytes(), Path::new(PROCS)).map_err(|cause| {
+            Error::new(format!("cannot put process {pid} into the cgroup {}", self.path))
+                .because(cause)
+                .hint("a process of a login session is not yours to move: run lodger in a cgroup of yours, as `systemd-run --user --scope lodger …` does")
+        })
     }
+}
+
+/// A cgroup of the caller's own, for processes on their way into the container's: its path beneath the upper one of the two.
+fn waiting_room(record: &CgroupRecord) -> Result<String> {
+    let top = record.open()?.ok_or_else(|| missing(&record.top))?;
+    top.make_beneath(JOINING, &[])?;
+    Ok(format!("/{JOINING}"))
 }
 
 /// Where there are cgroups beneath the container's that have controllers, it can have no processes itself.
@@ -126,15 +163,14 @@ fn may_move(path: &str, facts: &HostFacts) -> Result<bool> {
     Ok(rustix::fs::accessat(&dir, PROCS, Access::WRITE_OK, AtFlags::EACCESS).is_ok())
 }
 
-/// The unit of the caller's systemd that the cgroup `path` is in, and the path beneath it: the container's scope, or the service
-/// that has started it.
-fn unit_of(path: &str, record: &CgroupRecord, facts: &HostFacts) -> Option<(String, String)> {
+/// The unit of the caller's systemd that the container is in, and what lies between it and the upper one of its cgroups: nothing for
+/// a scope of its own, something for a service that has started it.
+fn unit_of(record: &CgroupRecord, facts: &HostFacts) -> Option<(String, String)> {
     if let Some(scope) = &record.scope {
-        let sub = path.strip_prefix(&record.top).unwrap_or_default();
-        return Some((scope.clone(), sub.to_owned()));
+        return Some((scope.clone(), String::new()));
     }
     let manager = facts.cgroup.as_ref()?.manager.as_ref()?;
-    beneath_unit(path.strip_prefix(&manager.path)?)
+    beneath_unit(record.top.strip_prefix(&manager.path)?)
 }
 
 /// Splits a path beneath the manager's cgroup behind the first name of a service or scope: before it come slices, and after it
@@ -142,16 +178,15 @@ fn unit_of(path: &str, record: &CgroupRecord, facts: &HostFacts) -> Option<(Stri
 fn beneath_unit(path: &str) -> Option<(String, String)> {
     let mut rest = path.strip_prefix('/')?;
     loop {
-        let (name, more) = rest.split_once('/').unwrap_or((rest, ""));
+        let (name, more) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if name.ends_with(".service") || name.ends_with(".scope") {
             // What could be taken for a file of the kernel's has an underscore in front.
             let unit = name.strip_prefix('_').unwrap_or(name);
-            return Some((unit.to_owned(), format!("/{more}")));
+            return Some((unit.to_owned(), more.to_owned()));
         }
-        if more.is_empty() || !name.ends_with(".slice") {
-            return None;
-        }
-        rest = more;
+        rest = more
+            .strip_prefix('/')
+            .filter(|_| name.ends_with(".slice"))?;
     }
 }
 
@@ -168,10 +203,10 @@ mod tests {
     fn the_unit_of_a_cgroup() {
         let cases = [
             (
-                "/lodger.slice/lodger@web.service/lodger-web/container",
-                Some(("lodger@web.service", "/lodger-web/container")),
+                "/lodger.slice/lodger@web.service/lodger-web",
+                Some(("lodger@web.service", "/lodger-web")),
             ),
-            ("/a.slice/a-b.slice/x.scope", Some(("x.scope", "/"))),
+            ("/a.slice/a-b.slice/x.scope", Some(("x.scope", ""))),
             (
                 "/app.slice/_cgroup.service/in/x.service",
                 Some(("cgroup.service", "/in/x.service")),

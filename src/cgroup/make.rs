@@ -164,7 +164,7 @@ fn give(leaf: &Dir, owner: Option<(u32, u32)>) -> Result<()> {
 }
 
 /// Lets the cgroups in `top` have `controllers`; those that systemd has not given it are handed down from `boundary`.
-fn enable_down(boundary: Option<&str>, top: &Dir, controllers: &[&str]) -> Result<()> {
+pub(super) fn enable_down(boundary: Option<&str>, top: &Dir, controllers: &[&str]) -> Result<()> {
     if controllers.is_empty() {
         return Ok(());
     }

@@ -23,6 +23,7 @@ pub mod sums;
 mod systemd;
 mod top;
 mod tree;
+mod update;
 mod version;
 pub mod watch;
 mod wire;
@@ -39,6 +40,7 @@ pub use remove::remove;
 pub use systemd::{Scope, Started};
 pub use top::make as make_top;
 pub use tree::Removal;
+pub use update::{Changed, change};
 pub use version::{IDLE_WEIGHT, parse_version, since};
 
 use std::path::Path;

@@ -6,7 +6,7 @@ use super::io::{Front, Io};
 use super::user::{parse_groups, parse_user};
 use super::{Global, protect};
 use crate::bundle::{Bundle, BundleError};
-use crate::cgroup::Entrance;
+use crate::cgroup::{Dir, Entrance};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::Manner;
@@ -170,7 +170,11 @@ fn entrance(record: &Record, facts: &mut HostFacts, args: &Args) -> Result<Optio
     match (&record.cgroup, &args.cgroup) {
         (Some(cgroup), beneath) => {
             let init = record.process.pid;
-            Entrance::open(cgroup, init, beneath.as_deref(), facts).map(Some)
+            let inside = |dir: &Dir, file: &str| {
+                let what = || format!("cannot put a process into the cgroup {}", dir.path());
+                crate::spawn::open_inside(record, dir, file, what)
+            };
+            Entrance::open(cgroup, init, beneath.as_deref(), facts, inside).map(Some)
         }
         (None, Some(_)) => Err(Error::new("cannot do what --cgroup asks for")
             .because("the container has no cgroup of its own")

@@ -16,14 +16,6 @@ pub(crate) struct Args {
     _asked: Vec<OsString>,
 }
 
-/// Refuses `verb`, which needs cgroups.
-pub(crate) fn needs_cgroups(verb: &str) -> Result<u8> {
-    Err(
-        Error::new(format!("`{verb}` is not supported yet: it needs cgroups"))
-            .hint("`lodger features` and README.md tell what is supported"),
-    )
-}
-
 /// Refuses `verb`, which needs cgroups and CRIU.
 pub(crate) fn needs_criu(verb: &str) -> Result<u8> {
     Err(Error::new(format!(

@@ -35,9 +35,11 @@ mod remnants;
 mod select;
 mod show;
 mod signal;
+mod size;
 mod spec;
 mod start;
 mod stats;
+mod update;
 pub mod user;
 mod wait;
 
@@ -118,14 +120,13 @@ enum Command {
     Pause(pause::PauseArgs),
     Resume(pause::ResumeArgs),
     Wait(wait::Args),
+    Update(update::Args),
     Delete(delete::Args),
     Spec(spec::SpecArgs),
     Plan(spec::PlanArgs),
     Features(features::Args),
     Completion(completion::Args),
     Help(help::Args),
-    #[command(hide = true)]
-    Update(later::Args),
     #[command(hide = true)]
     Checkpoint(later::Args),
     #[command(hide = true)]
@@ -199,13 +200,13 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Pause(args) => pause::pause(global, &args),
         Command::Resume(args) => pause::resume(global, &args),
         Command::Wait(args) => wait::wait(global, &args),
+        Command::Update(args) => update::update(global, &args, log),
         Command::Delete(args) => delete::delete(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
         Command::Plan(args) => spec::plan(global, &args),
         Command::Features(args) => features::features(&args),
         Command::Completion(args) => completion::completion(&args),
         Command::Help(args) => help::help(&args),
-        Command::Update(_) => later::needs_cgroups("update"),
         Command::Checkpoint(_) => later::needs_criu("checkpoint"),
         Command::Restore(_) => later::needs_criu("restore"),
     }

@@ -7,6 +7,7 @@ use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use super::MapLine;
+use super::session::host_uid;
 use crate::sys;
 
 /// Where the hierarchy is mounted, on every system that has one (systemd(1), config-linux.md, "Control groups").
@@ -96,7 +97,10 @@ impl CgroupReading {
             }
             Err(why) => reading.obstacle = Some(why),
         }
-        let paths = manager_paths(own.as_deref().unwrap_or("/"), host_uid(uid, uid_map));
+        let paths = manager_paths(
+            own.as_deref().unwrap_or("/"),
+            host_uid(uid, uid_map).unwrap_or(uid),
+        );
         reading.manager = paths.into_iter().find_map(|path| {
             let dir = open(&root, &path).ok()?;
             let controllers = names(&dir, "cgroup.controllers")?;
@@ -186,12 +190,6 @@ fn names(dir: impl AsFd, file: &str) -> Option<Vec<String>> {
 
 fn words(text: &str) -> Vec<String> {
     text.split_ascii_whitespace().map(str::to_owned).collect()
-}
-
-/// The caller's uid outside of her user namespace, as systemd knows her: root of one of her own is still she.
-fn host_uid(uid: u32, uid_map: &[MapLine]) -> u32 {
-    let line = uid_map.iter().find(|line| line.has(uid));
-    line.map_or(uid, |line| line.outside + (uid - line.inside))
 }
 
 /// The cgroup of version 2 in the text of /proc/PID/cgroup: the line `0::PATH` (cgroups(7)).
@@ -327,20 +325,6 @@ mod tests {
         for (own, expected) in table {
             assert_eq!(manager_paths(own, 7), expected, "{own}");
         }
-    }
-
-    #[test]
-    fn root_of_a_user_namespace_has_the_manager_of_its_owner() {
-        let line = |inside, outside, count| MapLine {
-            inside,
-            outside,
-            count,
-        };
-        let map = [line(0, 1000, 1), line(1, 100_000, 65_536)];
-        assert_eq!(host_uid(0, &map), 1000);
-        assert_eq!(host_uid(5, &map), 100_004);
-        assert_eq!(host_uid(1000, &[line(0, 0, u32::MAX)]), 1000);
-        assert_eq!(host_uid(9, &[]), 9);
     }
 
     #[test]

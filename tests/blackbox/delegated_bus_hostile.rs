@@ -41,15 +41,25 @@ fn run(fixture: &Fixture, bus: &str, options: &[&str]) -> Ran {
 
 /// A container on a host with this bus, with systemd asked for and without; `said` is why there is no scope.
 fn without_scope(serve: Serve, said: &str) {
+    let (fixture, path) = refused(serve, said);
+    let ran = run(&fixture, &address(&path), &[]).exits(0);
+    assert_eq!(ran.out, "it ran\n", "{ran:#?}");
+    assert!(ran.err.contains(&path), "no word of {path} in {ran:#?}");
+}
+
+fn address(path: &str) -> String {
+    format!("unix:path={path},guid=0123456789abcdef0123456789abcdef")
+}
+
+/// A scope is asked for: the error says why there is none, and nothing is left. The fixture, and the path of the bus.
+fn refused(serve: Serve, said: &str) -> (Fixture, String) {
     let mut fixture = Fixture::new();
     fixture.sh("echo it ran");
-    let path = bus(&fixture, serve);
-    let path = path.to_str().unwrap();
-    let address = format!("unix:path={path},guid=0123456789abcdef0123456789abcdef");
-
+    let path = bus(&fixture, serve).to_str().unwrap().to_owned();
+    let address = address(&path);
     let ran = run(&fixture, &address, &["--cgroup-manager", "systemd"]);
     let ran = ran.fails(1, said);
-    assert!(ran.err.contains(path), "{ran:#?}");
+    assert!(ran.err.contains(&path), "{ran:#?}");
     assert!(ran.err.contains("hint: "), "{ran:#?}");
     // Cause and hint are indented.
     let errors = ran.err.lines().filter(|line| !line.starts_with(' '));
@@ -60,10 +70,7 @@ fn without_scope(serve: Serve, said: &str) {
         .into_iter()
         .find(|p| p.ends_with("state/c"));
     assert_eq!(left, None);
-
-    let ran = run(&fixture, &address, &[]).exits(0);
-    assert_eq!(ran.out, "it ran\n", "{ran:#?}");
-    assert!(ran.err.contains(path), "no word of {path} in {ran:#?}");
+    (fixture, path)
 }
 
 fn hang(mut stream: UnixStream) {
@@ -145,7 +152,12 @@ fn a_bus_that_says_nothing_after_the_handshake() {
 #[test]
 fn a_systemd_that_does_not_answer_for_the_scope() {
     lodger_only!("a time limit for the bus");
-    without_scope(systemd_without_scopes, "kept lodger waiting");
+    let (fixture, _) = refused(
+        systemd_without_scopes,
+        "kept lodger waiting for the scope's start",
+    );
+    // Neither has its program run, nor does its process wait.
+    assert_eq!(fixture.bare(&["state", "c"]).code, 1);
 }
 
 #[test]

@@ -197,7 +197,7 @@ const TABLE: &[Row] = &[
         Nothing,
         &["update", "-r", "-", "c"],
         1,
-        "not supported yet: it needs cgroups",
+        "container does not exist",
     ),
     (
         Nothing,
