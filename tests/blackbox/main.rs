@@ -85,6 +85,7 @@ mod seccomp_notify;
 mod seccomp_profile;
 mod security_md;
 mod session_basics;
+mod session_payload;
 mod session_units;
 mod sockets;
 mod state;
