@@ -85,15 +85,17 @@ pub fn exec(joining: &Joining<'_>, agent: Option<Agent>) -> Result<Member> {
         sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
     }
     let (runtime, line) = line::pair().doing(|| "cannot make a line to the process".to_owned())?;
+    let gate = sys::socket::pair().doing(|| "cannot make a line to the process".to_owned())?;
     let cloned = sys::process::clone(0).doing(|| "cannot make a process".to_owned());
     let child = match cloned.map_err(unless_stopped)? {
         Cloned::Parent(child) => {
-            drop(line);
+            drop((line, gate.1));
             lent.iter().for_each(OomScore::give_back);
             child
         }
         Cloned::Child => {
-            drop(runtime);
+            drop((runtime, gate.0));
+            await_admission(&gate.1);
             let own = record.user_namespace.as_ref();
             let maps = own.map(|own| (own.uid_map.as_slice(), own.gid_map.as_slice()));
             crate::init::join(process, &joining.manner, maps, line, proc)
@@ -103,7 +105,9 @@ pub fn exec(joining: &Joining<'_>, agent: Option<Agent>) -> Result<Member> {
         agent,
         ..Heard::default()
     };
-    match talk_through(joining, &child, &runtime, &mut heard) {
+    let admitted = admit(joining, &child, gate.0);
+    let talked = admitted.and_then(|()| talk_through(joining, &child, &runtime, &mut heard));
+    match talked {
         Ok(()) => Ok(Member {
             child,
             notes: heard.notes,
@@ -139,16 +143,28 @@ impl OomScore {
     }
 }
 
+/// Puts the process into the container's cgroup, and has it go on.
+fn admit(joining: &Joining<'_>, child: &Child, gate: OwnedFd) -> std::result::Result<(), Problem> {
+    if let Some(entrance) = &joining.entrance {
+        entrance.admit(child.pid)?;
+    }
+    Ok(sys::socket::send(&gate, b"in")
+        .doing(|| "cannot talk to the process that is to be executed".to_owned())?)
+}
+
+/// In the process, until it is in the cgroup: systemd moves only what still has the caller's id.
+fn await_admission(gate: &OwnedFd) {
+    if !matches!(sys::socket::receive(gate), Ok(Some(_))) {
+        sys::process::exit_now(1);
+    }
+}
+
 fn talk_through(
     joining: &Joining<'_>,
     child: &Child,
     line: &RuntimeEnd,
     heard: &mut Heard,
 ) -> std::result::Result<(), Problem> {
-    // Before its program is there, and has children.
-    if let Some(entrance) = &joining.entrance {
-        entrance.admit(child.pid)?;
-    }
     wait_for(Phase::SettingUp, line, heard)?;
     joining.outlets.hand_over_console(heard)?;
     if let Some(agent) = &mut heard.agent {
