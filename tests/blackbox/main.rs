@@ -60,6 +60,7 @@ mod lifecycle;
 mod logs;
 mod machine_basics;
 mod machine_events;
+mod machine_podman;
 mod machine_units;
 mod machine_update;
 mod moments;
