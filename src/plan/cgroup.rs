@@ -45,8 +45,9 @@ enum Maker<'a> {
 }
 
 impl Deciding<'_> {
-    /// The container's cgroup; `None`: it stays in its caller's.
-    pub(super) fn decide(&mut self) -> Option<Cgroup> {
+    /// The container's cgroup; `None`: it stays in its caller's. `ids`: those of a container that sees it as the root of a cgroup
+    /// namespace of its own, if it has one.
+    pub(super) fn decide(&mut self, ids: Option<Ids<'_>>) -> Option<Cgroup> {
         let spec = self.spec;
         let linux = spec.linux().as_ref();
         let path = linux.and_then(|l| l.cgroups_path().as_ref());
@@ -89,8 +90,8 @@ impl Deciding<'_> {
             place,
             settings,
             properties,
-            owner: None,
-            divisible: false,
+            owner: ids.and_then(|ids| owner(spec, ids)),
+            divisible: ids.is_some() && divisible(spec),
             required,
         })
     }
@@ -322,7 +323,7 @@ fn lacking_controller(controller: &str, boundary: Boundary<'_>, managed: bool) -
 }
 
 /// Whether the container's view of the control groups can be written to.
-pub(super) fn divisible(spec: &Spec) -> bool {
+fn divisible(spec: &Spec) -> bool {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     mounts.iter().any(|mount| {
         let kind = mount.typ().as_deref();
@@ -335,7 +336,7 @@ pub(super) fn divisible(spec: &Spec) -> bool {
 
 /// Who may divide the cgroup: the container's process, if there is anything to write to (config-linux.md, "Cgroup ownership").
 /// Ids of the caller's own user namespace; `None`: the caller, as whom it runs, or nobody.
-pub(super) fn owner(spec: &Spec, ids: Ids<'_>) -> Option<(u32, u32)> {
+fn owner(spec: &Spec, ids: Ids<'_>) -> Option<(u32, u32)> {
     let user = spec.process().as_ref()?.user();
     let (uids, gids) = ids.maps?;
     let uid = outside(uids, user.uid())?;

@@ -63,19 +63,15 @@ impl Plan {
         let shares_network = decided.shares(Namespace::Network);
         let net_devices = net_devices(linux, shares_network, facts, &mut problems);
         let root = root(bundle, &mut notes);
-        let mut cgroup = cgroup::Deciding {
+        let own_cgroups = decided.made.contains(&Namespace::Cgroup);
+        let cgroup = cgroup::Deciding {
             spec,
             facts,
             options: cgroups,
             notes: &mut notes,
             problems: &mut problems,
         }
-        .decide();
-        let own_cgroups = decided.made.contains(&Namespace::Cgroup);
-        if let Some(cgroup) = cgroup.as_mut().filter(|_| own_cgroups) {
-            cgroup.owner = cgroup::owner(spec, ids);
-            cgroup.divisible = cgroup::divisible(spec);
-        }
+        .decide(own_cgroups.then_some(ids));
         let context = Context {
             own_cgroup: own_cgroups && cgroup.is_some(),
             directory: &bundle.directory,

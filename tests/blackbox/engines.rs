@@ -143,7 +143,7 @@ fn a_cgroup_that_is_not_made_is_told() {
             .contains("/linux/resources/pids/limit: 0 is")
     );
     fixture.config["linux"]["resources"] = json!({"pids": {"limit": 2048}});
-    fixture.run().fails(1, "podman run --pids-limit=-1");
+    fixture.run().fails(1, "nobody can keep this limit");
 }
 
 /// Paths count from where the caller is, as conmon and Slurm have it, and not from the bundle.

@@ -316,25 +316,23 @@ fn the_drop_in_is_read() {
     });
 }
 
-/// What limits something is refused as long as there are no cgroups, and podman's user reads how to do without.
+/// The cgroup of these tests has no controller for what limits something: refused, unless a note is enough.
 #[test]
-fn limits_are_refused_with_the_way_to_do_without() {
+fn limits_are_refused_where_nobody_can_keep_them() {
     engines(|e| {
         if e.with_peer() {
             skip!("the words of a refused limit are lodger's own");
         }
-        let ran = e.run(&["--rm", "--pids-limit=100", IMAGE, "true"]);
-        assert_ne!(ran.code, 0);
-        assert!(
-            ran.err.contains("/linux/resources/pids/limit: "),
-            "{ran:#?}"
-        );
-        assert!(ran.err.contains("--pids-limit=-1"), "{ran:#?}");
+        for (option, property) in [
+            ("--pids-limit=100", "/linux/resources/pids/limit: "),
+            ("--memory=64m", "/linux/resources/memory/limit: "),
+        ] {
+            let ran = e.run(&["--rm", option, IMAGE, "true"]);
+            assert_ne!(ran.code, 0);
+            assert!(ran.err.contains(property), "{ran:#?}");
+            assert!(ran.err.contains("nobody can keep this limit"), "{ran:#?}");
+            assert!(ran.err.contains("--cgroup-policy best-effort"), "{ran:#?}");
+        }
         e.run(&["--rm", "--pids-limit=-1", IMAGE, "true"]).ok();
-        let ran = e.run(&["--rm", "--memory=64m", IMAGE, "true"]);
-        assert!(
-            ran.err.contains("/linux/resources/memory/limit: "),
-            "{ran:#?}"
-        );
     });
 }
