@@ -173,7 +173,8 @@ impl Deciding<'_> {
         let has =
             |s: &Setting| s.controller.is_empty() || boundary.controllers.contains(&s.controller);
         let (kept, lacking): (Vec<_>, Vec<_>) = settings.into_iter().partition(has);
-        for setting in lacking {
+        // What every cgroup has anyway needs no controller.
+        for setting in lacking.into_iter().filter(|s| !s.is_usual()) {
             let (message, remedy) = lacking_controller(&setting.controller, boundary, managed);
             self.unkept(&setting.property, &message, &remedy, best_effort);
         }

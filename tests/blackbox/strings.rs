@@ -180,18 +180,8 @@ const TABLE: &[Row] = &[
         1,
         "unexpected argument '--no-such'",
     ),
-    (
-        Nothing,
-        &["pause", "c"],
-        1,
-        "not supported yet: it needs cgroups",
-    ),
-    (
-        Nothing,
-        &["resume", "c"],
-        1,
-        "not supported yet: it needs cgroups",
-    ),
+    (Nothing, &["pause", "c"], 1, "container does not exist"),
+    (Nothing, &["resume", "c"], 1, "container does not exist"),
     (Nothing, &["events", "c"], 1, "container does not exist"),
     (
         Nothing,
