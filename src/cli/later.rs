@@ -16,10 +16,10 @@ pub(crate) struct Args {
     _asked: Vec<OsString>,
 }
 
-/// Refuses `verb`, which needs cgroups and CRIU.
+/// Refuses `verb`, which needs CRIU.
 pub(crate) fn needs_criu(verb: &str) -> Result<u8> {
-    Err(Error::new(format!(
-        "`{verb}` is not supported yet: it needs cgroups, to freeze the container, and CRIU"
-    ))
-    .hint("`lodger features` and README.md tell what is supported"))
+    Err(
+        Error::new(format!("`{verb}` is not supported yet: it needs CRIU"))
+            .hint("`lodger features` and README.md tell what is supported"),
+    )
 }

@@ -132,27 +132,44 @@ fn limits_are_refused() {
         "runc",
         "leaves limits out in silence where no cgroup is delegated"
     );
+    // Version 1 and 2 at once here, and no session.
+    let nobody = "nobody can keep this limit, as the container gets no cgroup: ";
+    let none = "version 2 of cgroups ";
     let device = json!([{"major": 8, "minor": 0, "rate": 1}]);
-    let limits = [
-        ("memory/limit", json!(100_000_000)),
-        ("memory/swappiness", json!(10)),
-        ("cpu/quota", json!(1000)),
-        ("cpu/cpus", json!("0")),
-        ("pids/limit", json!(5)),
-        ("blockIO/weight", json!(10)),
-        ("blockIO/throttleReadIOPSDevice", device),
-        ("hugepageLimits", json!([{"pageSize": "2MB", "limit": 0}])),
-        ("network/classID", json!(7)),
-        ("rdma", json!({"mlx5_1": {"hcaHandles": 3}})),
-        ("unified", json!({"memory.high": "100000000"})),
+    let cases = [
+        ("memory/limit", json!(100_000_000), ": ", nobody),
+        ("memory/swappiness", json!(10), ": ", none),
+        ("memory/kernel", json!(100_000_000), ": ", none),
+        ("cpu/quota", json!(1000), ": ", nobody),
+        ("cpu/cpus", json!("0"), ": ", nobody),
+        ("cpu/realtimeRuntime", json!(1000), ": ", none),
+        ("pids/limit", json!(5), ": ", nobody),
+        ("blockIO/weight", json!(10), ": ", nobody),
+        ("blockIO/leafWeight", json!(10), ": ", none),
+        ("blockIO/throttleReadIOPSDevice", device, "/0: ", nobody),
+        (
+            "hugepageLimits",
+            json!([{"pageSize": "2MB", "limit": 0}]),
+            "/0/limit: ",
+            nobody,
+        ),
+        ("network/classID", json!(7), ": ", none),
+        (
+            "rdma",
+            json!({"mlx5_1": {"hcaHandles": 3}}),
+            "/mlx5_1: ",
+            nobody,
+        ),
+        (
+            "unified",
+            json!({"memory.high": "100000000"}),
+            "/memory.high: ",
+            nobody,
+        ),
     ];
-    for (property, value) in limits {
+    for (property, value, beneath, words) in cases {
         let pointer = format!("/linux/resources/{property}");
-        each_is_refused(&[(
-            &pointer,
-            value,
-            ": not supported yet: lodger makes no cgroup",
-        )]);
+        each_is_refused(&[(&pointer, value, &format!("{beneath}{words}"))]);
     }
     let mut fixture = Fixture::new();
     fixture.config["linux"]["resources"] = json!({"memory": {"limit": -1}, "pids": {"limit": -1}});
