@@ -193,13 +193,13 @@ const TABLE: &[Row] = &[
         Nothing,
         &["checkpoint", "c"],
         1,
-        "not supported yet: it needs cgroups",
+        "not supported yet: it needs CRIU",
     ),
     (
         Nothing,
         &["restore", "c"],
         1,
-        "not supported yet: it needs cgroups",
+        "not supported yet: it needs CRIU",
     ),
     (
         Nothing,
