@@ -321,8 +321,14 @@ fn lacking_controller(controller: &str, boundary: Boundary<'_>, managed: bool) -
     )
 }
 
+/// Decides whether the container may divide its cgroup, and as whom: one that has a cgroup namespace.
+pub(super) fn let_divide(cgroup: &mut Cgroup, spec: &Spec, ids: Ids<'_>) {
+    cgroup.divisible = divisible(spec);
+    cgroup.owner = owner(spec, ids);
+}
+
 /// Whether the container's view of the control groups can be written to.
-pub(super) fn divisible(spec: &Spec) -> bool {
+fn divisible(spec: &Spec) -> bool {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     mounts.iter().any(|mount| {
         let kind = mount.typ().as_deref();
@@ -335,7 +341,7 @@ pub(super) fn divisible(spec: &Spec) -> bool {
 
 /// Who may divide the cgroup: the container's process, if there is anything to write to (config-linux.md, "Cgroup ownership").
 /// Ids of the caller's own user namespace; `None`: the caller, as whom it runs, or nobody.
-pub(super) fn owner(spec: &Spec, ids: Ids<'_>) -> Option<(u32, u32)> {
+fn owner(spec: &Spec, ids: Ids<'_>) -> Option<(u32, u32)> {
     let user = spec.process().as_ref()?.user();
     let (uids, gids) = ids.maps?;
     let uid = outside(uids, user.uid())?;

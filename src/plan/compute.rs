@@ -73,8 +73,7 @@ impl Plan {
         .decide();
         let own_cgroups = decided.made.contains(&Namespace::Cgroup);
         if let Some(cgroup) = cgroup.as_mut().filter(|_| own_cgroups) {
-            cgroup.owner = cgroup::owner(spec, ids);
-            cgroup.divisible = cgroup::divisible(spec);
+            cgroup::let_divide(cgroup, spec, ids);
         }
         let context = Context {
             own_cgroup: own_cgroups && cgroup.is_some(),
