@@ -247,9 +247,6 @@ impl Dir {
     /// As [`Dir::kill`], before Linux 5.14: frozen, none can have children that are missed.
     fn kill_each(&self, watch: &Watch) -> Result<()> {
         let what = || format!("cannot end the processes of the cgroup {}", self.path());
-        if !watch.is_populated().doing(what)? {
-            return Ok(());
-        }
         let begin = Instant::now();
         // What cannot be frozen is killed as well, in more rounds.
         let froze = self.freeze();
