@@ -319,13 +319,15 @@ fn without_a_cgroup_namespace_nothing_can_be_written() {
     );
 }
 
-/// Whatever of these is killed, and whenever, once there is a container: `delete -f` leaves neither scope nor cgroup, and the id can be had again.
+/// Whatever of these is killed, and whenever: `delete -f` leaves neither scope nor cgroup, and the id can be had again.
 #[test]
-fn a_kill_after_create_leaves_no_scope() {
+fn a_kill_at_any_moment_leaves_no_scope() {
     lodger_only!("what a killed runtime leaves");
     let fixture = sleeper(json!({}));
     fixture.write_config();
-    let steps: [(&[&str], &[&str]); 3] = [
+    let steps: [(&[&str], &[&str]); 5] = [
+        (&[], &["create", "killed"]),
+        (&[], &["run", "-d", "killed"]),
         (&["create", "killed"], &["start", "killed"]),
         (&["run", "-d", "killed"], &["exec", "killed", "true"]),
         (&["run", "-d", "killed"], &["delete", "-f", "killed"]),
