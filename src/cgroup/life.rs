@@ -74,6 +74,14 @@ impl Watch {
         })
     }
 
+    /// Whether somebody is in it; not in one that was removed.
+    fn is_populated(&self) -> sys::Result<bool> {
+        match self.read() {
+            Err(error) if error.is(libc::ENODEV) => Ok(false),
+            read => Ok(read?.populated),
+        }
+    }
+
     /// Waits until `done`, at most for `patience`; whether it came to that. A cgroup that is removed has nobody in it.
     fn wait(&self, patience: Duration, done: impl Fn(Events) -> bool) -> sys::Result<bool> {
         let begin = Instant::now();
@@ -223,6 +231,7 @@ impl Dir {
         match self.write("cgroup.kill", "1") {
             Ok(()) => {}
             Err(error) if error.is(libc::ENODEV) => return Ok(()),
+            // Without it, it is an old kernel's, or was removed since it was opened.
             Err(error) if error.is(libc::ENOENT) => return self.kill_each(&watch),
             Err(error) => return Err(error).doing(what),
         }
@@ -242,7 +251,7 @@ impl Dir {
         // What cannot be frozen is killed as well, in more rounds.
         let froze = self.freeze();
         let mut killed = Ok(());
-        while watch.read().doing(what)?.populated {
+        while watch.is_populated().doing(what)? {
             for pid in self.processes(true)? {
                 killed = kill_one(pid);
                 if killed.is_err() {
@@ -259,7 +268,7 @@ impl Dir {
             self.write("cgroup.freeze", "0").doing(what)?;
         }
         killed?;
-        match watch.read().doing(what)?.populated {
+        match watch.is_populated().doing(what)? {
             false => Ok(()),
             true => Err(self.still_there()),
         }

@@ -24,7 +24,7 @@ const LEAF: &str = "container";
 const SLICE: &str = "user.slice";
 
 /// What systemd says of a scope where people look (`systemctl --user status`).
-fn description(id: &str) -> String {
+pub(super) fn description(id: &str) -> String {
     format!("lodger container {id}")
 }
 
@@ -38,10 +38,16 @@ pub(super) fn names(id: &str) -> impl Iterator<Item = String> {
 }
 
 /// Starts the scope under the first of `names` that is free.
-fn start(bus: &mut Bus, scope: &mut Scope, names: &[String]) -> Result<Started> {
+fn start(
+    bus: &mut Bus,
+    scope: &mut Scope,
+    names: &[String],
+    noted: impl Fn(&CgroupRecord) -> Result<()>,
+) -> Result<Started> {
     let mut taken = None;
     for name in names {
         scope.unit = format!("{name}.scope");
+        noted(&CgroupRecord::of_scope(&scope.unit))?;
         match bus.start_scope(scope) {
             Err(error @ BusError::UnitExists { .. }) => taken = Some(error),
             started => return Ok(started?),
@@ -145,7 +151,14 @@ impl Maker {
     }
 
     /// Makes the cgroup around process `pid`, a child of this process that has not been waited for.
-    pub fn make_around(&self, plan: &Cgroup, id: &str, pid: i32) -> Result<Option<Made>> {
+    /// `noted` is told of the scope's name before it is started.
+    pub fn make_around(
+        &self,
+        plan: &Cgroup,
+        id: &str,
+        pid: i32,
+        noted: impl Fn(&CgroupRecord) -> Result<()>,
+    ) -> Result<Option<Made>> {
         let (Self::Systemd { bus, boundary }, CgroupPlace::Systemd { slice, name }) =
             (self, &plan.place)
         else {
@@ -162,7 +175,7 @@ impl Maker {
             Some(name) => vec![name.clone()],
             None => names(id).map(|name| unit_name(&name)).collect(),
         };
-        let started = start(&mut bus.borrow_mut(), &mut scope, &names)?;
+        let started = start(&mut bus.borrow_mut(), &mut scope, &names, noted)?;
         let top = Dir::open(&started.cgroup)?.ok_or_else(|| gone(&started.cgroup))?;
         let leaf = top.make_beneath(LEAF, &[])?.0;
         // First of all: controllers are not enabled where there are processes.

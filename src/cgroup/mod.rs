@@ -36,7 +36,7 @@ pub use life::Events;
 pub use limits::controllers_of;
 pub use make::{Made, Maker};
 pub use record::{CgroupRecord, Enforced, EnforcedBy};
-pub use remove::remove;
+pub use remove::{remove, remove_abandoned};
 pub use systemd::{Scope, Started};
 pub use top::{free_name, make as make_top};
 pub use tree::Removal;

@@ -24,6 +24,17 @@ pub struct CgroupRecord {
 }
 
 impl CgroupRecord {
+    /// A scope that is about to be started: only systemd will know where its cgroup is.
+    pub(super) fn of_scope(unit: &str) -> Self {
+        Self {
+            scope: Some(unit.to_owned()),
+            top: String::new(),
+            id: None,
+            path: String::new(),
+            enforced: Vec::new(),
+        }
+    }
+
     /// Its uppermost cgroup; `None` when that is gone, even if another has its name by now.
     pub fn open(&self) -> Result<Option<Dir>> {
         let Some(top) = Dir::open(&self.top)? else {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::bus::Bus;
+use super::bus_error::BusError;
 use super::fs::Dir;
+use super::make::description;
 use super::record::CgroupRecord;
 use super::top::lock;
 use super::tree::Removal;
@@ -39,6 +41,30 @@ pub fn remove(
         Ok(Removal::Denied(cause)) => ended.and(Err(denied(record, cause))),
         Err(error) => ended.and(Err(error)),
     }
+}
+
+/// Stops the scope that a killed runtime was about to start for container `id`, if it is that, and nobody is in it: systemd may have
+/// missed that its process ended (`CgroupRecord::of_scope`).
+pub fn remove_abandoned(scope: &str, id: &str) -> Result<()> {
+    let facts = HostFacts::probe();
+    let mut bus = match Bus::begin(&SessionReading::find(facts.uid, &facts.uid_map)) {
+        // Its scopes went with it.
+        Err(BusError::NoSession { .. }) => return Ok(()),
+        begun => begun?,
+    };
+    let Some((said, cgroup)) = bus.look_at_scope(scope)? else {
+        return Ok(());
+    };
+    if said != description(id) {
+        return Ok(());
+    }
+    // Another container's by now, if somebody stays in it.
+    if let Some(top) = Dir::open(&cgroup)?
+        && !top.wait_empty(DYING)?
+    {
+        return Ok(());
+    }
+    Ok(bus.stop_scope(scope)?)
 }
 
 /// Ends the processes that are left.

@@ -207,6 +207,21 @@ impl Bus {
         self.reset_failed(unit, limit)
     }
 
+    /// The description and the cgroup of a scope; `None` when it is not loaded.
+    pub fn look_at_scope(&mut self, unit: &str) -> Result<Option<(String, String)>, BusError> {
+        self.version()?;
+        let limit = self.limit("what it knows of the scope");
+        let message = call_manager("GetUnit", &unit)?;
+        match self.ask(message, limit)? {
+            Err(refusal) if refusal.is("NoSuchUnit") => return Ok(None),
+            Err(refusal) => return Err(refusal.of("GetUnit", unit)),
+            Ok(_) => {}
+        }
+        let description = self.property_of(unit, UNIT, "Description", limit)?;
+        let cgroup = self.property_of(unit, SCOPE, "ControlGroup", limit)?;
+        Ok(Some((description, cgroup)))
+    }
+
     /// Moves a process into a cgroup beneath the unit's, `/` being the unit's own (AttachProcessesToUnit): systemd may where the
     /// caller may not, as out of a session's scope.
     pub fn attach(&mut self, unit: &str, subcgroup: &str, pid: u32) -> Result<(), BusError> {

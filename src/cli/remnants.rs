@@ -31,6 +31,9 @@ pub(super) fn remove(store: &Store, record: &Record) -> Result<()> {
 /// As [`remove`], for a container that has no record: whoever made it was killed.
 pub(super) fn remove_noted(store: &Store, entry: &Entry) -> Result<()> {
     match entry.noted_cgroup() {
+        Some(CgroupRecord {
+            scope: Some(scope), ..
+        }) => cgroup::remove_abandoned(&scope, entry.id()),
         Some(cgroup) => remove_cgroup(store, &cgroup),
         None => Ok(()),
     }

@@ -22,7 +22,9 @@ impl Creation<'_> {
         let Some((maker, plan)) = self.cgroups.zip(self.plan.cgroup.as_ref()) else {
             return Ok(None);
         };
-        maker.make_around(plan, self.entry.id(), init.pid)
+        maker.make_around(plan, self.entry.id(), init.pid, |record| {
+            self.entry.note_cgroup(record)
+        })
     }
 }
 
