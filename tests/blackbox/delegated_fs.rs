@@ -390,6 +390,7 @@ fn the_cgroup_of_a_container_is_made_anew_and_never_shared() {
     assert_eq!(web.read("cgroup.max.depth").unwrap(), "3\n");
 
     let _process = Process::new(&web, "sleep 600");
+    drop(web);
     let error = make("pods/web", &[]).unwrap_err();
     assert!(
         error
