@@ -11,9 +11,11 @@ use super::bus_error::BusError;
 use super::fs::{Dir, join};
 use super::limits::controllers_of;
 use super::systemd::{Scope, Started};
+use super::tree::Removal;
 use super::{CgroupRecord, Enforced, EnforcedBy};
 use crate::error::{Error, Result};
-use crate::plan::{Cgroup, CgroupPlace, unit_name};
+use crate::plan::unit_annotations::is_limit;
+use crate::plan::{Cgroup, CgroupPlace, Note, UnitProperty, unit_name};
 
 /// The cgroup within a scope that is the container's.
 const LEAF: &str = "container";
@@ -73,6 +75,8 @@ pub enum Maker {
 pub struct Made {
     /// What to remember of it.
     pub record: CgroupRecord,
+    /// What of it is not as asked.
+    pub notes: Vec<Note>,
     leaf: Dir,
     /// Locked, where this process has made it, until init is in there.
     _top: Dir,
@@ -112,31 +116,38 @@ impl Maker {
             enforced: Vec::new(),
         };
         noted(&record)?;
-        match Self::beneath_caller(plan, own, &name) {
-            Ok((top, leaf, enforced)) => {
+        // What is not made here is somebody else's, and stays.
+        let top = super::make_top(own, &name, &plan.settings)?.0;
+        let made = top.id().and_then(|id| {
+            let (leaf, enforced) = Self::leaf_of(&top, plan)?;
+            Ok((id, leaf, enforced))
+        });
+        match made {
+            Ok((id, leaf, enforced)) => {
                 record.enforced = enforced;
-                record.id = Some(top.id()?);
+                record.id = Some(id);
                 Ok(Some(Made {
                     record,
+                    notes: Vec::new(),
                     leaf,
                     _top: top,
                 }))
             }
-            Err(error) => Err(match super::remove(&record, Dir::clear) {
-                Ok(()) => error,
+            Err(error) => Err(match top.remove_all() {
+                Ok(Removal::Gone) => error,
+                Ok(Removal::Denied(left)) => error.hint(left.to_string()),
                 Err(left) => error.hint(left.message()),
             }),
         }
     }
 
-    fn beneath_caller(plan: &Cgroup, own: &str, path: &str) -> Result<(Dir, Dir, Vec<Enforced>)> {
-        let top = super::make_top(own, path, &plan.settings)?.0;
+    fn leaf_of(top: &Dir, plan: &Cgroup) -> Result<(Dir, Vec<Enforced>)> {
         top.enable(&controllers_of(&plan.settings))?;
-        share(plan, &top);
+        share(plan, top);
         let leaf = top.make_beneath(LEAF, &[])?.0;
         let enforced = leaf.apply(&plan.settings)?;
         give(&leaf, plan.owner)?;
-        Ok((top, leaf, enforced))
+        Ok((leaf, enforced))
     }
 
     /// Makes the cgroup around process `pid`, a child of this process that has not been waited for.
@@ -182,6 +193,7 @@ impl Maker {
             };
         }
         give(&leaf, plan.owner)?;
+        let notes = told_of_lacking(plan, &started)?;
         let record = CgroupRecord {
             scope: Some(scope.unit),
             id: Some(top.id()?),
@@ -191,10 +203,41 @@ impl Maker {
         };
         Ok(Some(Made {
             record,
+            notes,
             leaf,
             _top: top,
         }))
     }
+}
+
+/// What annotations asked of the scope and this systemd does not have; of limits nobody else can keep it.
+fn told_of_lacking(plan: &Cgroup, started: &Started) -> Result<Vec<Note>> {
+    let of_limits = |property: &UnitProperty| {
+        let mut settings = plan.settings.iter();
+        settings.any(|setting| setting.property == property.property)
+    };
+    let lacking = plan
+        .properties
+        .iter()
+        .filter(|property| started.lacking.contains(&property.name) && !of_limits(property));
+    let mut notes = Vec::new();
+    for property in lacking {
+        let why = format!(
+            "systemd {} has no property {} of a scope",
+            started.version, property.name
+        );
+        let remedy = "take it out, or have a newer systemd";
+        if plan.required && is_limit(&property.name) {
+            let error = Error::new(format!("cannot do what {} asks for", property.property));
+            return Err(error.because(why).hint(remedy));
+        }
+        notes.push(Note::new(
+            &property.property,
+            format!("not set: {why}"),
+            remedy,
+        ));
+    }
+    Ok(notes)
 }
 
 /// Lets a container that divides its cgroup have whatever `top` has. Nothing that was asked for is lost where that fails.
@@ -248,4 +291,57 @@ fn gone(path: &str) -> Error {
     Error::new(format!("the container's cgroup {path:?} is not there"))
         .because("its scope has ended, or /sys/fs/cgroup is not the hierarchy that systemd uses")
         .hint("look at `systemctl --user status` and at mount(8)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PropertyValue;
+
+    #[test]
+    fn what_systemd_lacks_is_told_or_an_error() {
+        let mut plan = Cgroup {
+            place: CgroupPlace::Systemd {
+                slice: None,
+                name: None,
+            },
+            settings: Vec::new(),
+            properties: Vec::new(),
+            owner: None,
+            divisible: false,
+            required: true,
+        };
+        for name in ["MemoryZSwapWriteback", "Description", "TasksMax"] {
+            plan.properties.push(UnitProperty {
+                property: format!("/annotations/org.systemd.property.{name}"),
+                name: name.to_owned(),
+                value: PropertyValue::Bool(true),
+                since: 0,
+            });
+        }
+        let mut started = Started {
+            cgroup: "/x".to_owned(),
+            version: 252,
+            lacking: vec!["Description".to_owned()],
+        };
+        let notes = told_of_lacking(&plan, &started).unwrap();
+        assert_eq!(notes.len(), 1);
+        assert!(notes[0].property.ends_with("Description"), "{notes:?}");
+        started.lacking.push("MemoryZSwapWriteback".to_owned());
+        let error = told_of_lacking(&plan, &started).unwrap_err();
+        assert!(
+            error
+                .message()
+                .contains("systemd 252 has no property MemoryZSwapWriteback")
+        );
+        plan.required = false;
+        assert_eq!(told_of_lacking(&plan, &started).unwrap().len(), 2);
+        // The cgroup's file keeps a limit too.
+        plan.settings.push(crate::plan::Setting {
+            property: plan.properties[0].property.clone(),
+            controller: String::new(),
+            writes: Vec::new(),
+        });
+        assert_eq!(told_of_lacking(&plan, &started).unwrap().len(), 1);
+    }
 }

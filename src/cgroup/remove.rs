@@ -7,6 +7,7 @@ use super::bus_error::BusError;
 use super::fs::Dir;
 use super::make::description;
 use super::record::CgroupRecord;
+use super::top::lock;
 use super::tree::Removal;
 use crate::error::{Error, Result};
 use crate::host::{HostFacts, SessionReading};
@@ -71,18 +72,22 @@ fn end(record: &CgroupRecord, top: &Dir) -> Result<()> {
     if record.id.is_some() {
         return top.kill();
     }
-    // Known by its path alone, it may be another container's by now.
+    // Known by its path alone, it may be another container's by now, or one that is about to have somebody in there.
+    let error = || Error::new(format!("cannot remove the cgroup {}", record.top));
+    if !lock(top)? {
+        return Err(error()
+            .because("another container is being made in it")
+            .hint("try again later"));
+    }
     if top.wait_empty(DYING)? {
         return Ok(());
     }
-    Err(
-        Error::new(format!("cannot remove the cgroup {}", record.top))
-            .because(format!(
-                "processes {:?} are in it, and may be another container's",
-                top.processes(true)?
-            ))
-            .hint("look at them, and end them with kill(1) if they are this container's"),
-    )
+    Err(error()
+        .because(format!(
+            "processes {:?} are in it, and may be another container's",
+            top.processes(true)?
+        ))
+        .hint("look at them, and end them with kill(1) if they are this container's"))
 }
 
 fn end_scope(scope: &str) -> Result<()> {

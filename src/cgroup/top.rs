@@ -14,6 +14,10 @@ use crate::sys;
 /// How often processes may come into the caller's cgroup between its evacuation and its division.
 const TRIES: u32 = 8;
 
+/// What helps where a cgroup is somebody else's.
+const ANOTHER: &str =
+    "another container has this cgroup: give this one another id or another /linux/cgroupsPath";
+
 /// Makes the cgroup of container `id` beneath `base`, the caller's own ([`crate::host::CgroupReading::base`]), and sets in it what
 /// `settings` say. `path`: beneath `base`; `None`: [`free_name`]. Where controllers are needed, the caller's processes move to a leaf
 /// first. It is locked (flock(2)) for as long as what is returned is kept. Nothing is left of it on failure, but the cgroups between.
@@ -21,11 +25,17 @@ pub fn make(base: &str, path: &str, settings: &[Setting]) -> Result<(Dir, Vec<En
     let top = open(base)?;
     let controllers = controllers_of(settings);
     let (dir, is_new) = divide(&top, path, &controllers)?;
+    // First, as whoever has it may have nobody in there yet.
+    if !lock(&dir)? {
+        return Err(Error::new(
+            "container's cgroup is in use: another container is being made in it",
+        )
+        .because(format!("it is {}", dir.path()))
+        .hint(ANOTHER));
+    }
     if !is_new {
         check_fitness(&dir)?;
     }
-    // Only ever held for a moment by somebody else.
-    lock(&dir)?;
     match dir.apply(settings) {
         Ok(enforced) => Ok((dir, enforced)),
         Err(error) => {
@@ -45,7 +55,7 @@ pub fn free_name(base: &str, id: &str) -> Result<String> {
         let Some(found) = top.child(&name)? else {
             return Ok(name);
         };
-        let is_left = !found.is_populated()? && lock(&found)?;
+        let is_left = lock(&found)? && !found.is_populated()?;
         if is_left && found.remove_all()? == Removal::Gone {
             return Ok(name);
         }
@@ -64,7 +74,7 @@ fn open(base: &str) -> Result<Dir> {
 }
 
 /// Locks a cgroup against removal by other lodgers while nobody is in it yet; whether nobody else has.
-fn lock(dir: &Dir) -> Result<bool> {
+pub(super) fn lock(dir: &Dir) -> Result<bool> {
     match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
@@ -95,9 +105,11 @@ fn check_fitness(dir: &Dir) -> Result<()> {
     let events = dir.events()?;
     if events.populated {
         let count = dir.processes(true)?.len();
-        return Err(Error::new(format!("container's cgroup is not empty: {count} process(es) found"))
-            .because(format!("in {}", dir.path()))
-            .hint("another container has this cgroup: give this one another id or another /linux/cgroupsPath"));
+        return Err(Error::new(format!(
+            "container's cgroup is not empty: {count} process(es) found"
+        ))
+        .because(format!("in {}", dir.path()))
+        .hint(ANOTHER));
     }
     if events.frozen {
         return Err(Error::new("container's cgroup unexpectedly frozen")

@@ -85,12 +85,13 @@ fn by_systemd(place: &CgroupPlace) -> bool {
 
 /// Looks for the caller's systemd, where a scope of it could be asked for.
 pub(super) fn look_at_session(options: CgroupOptions, facts: &mut HostFacts) {
-    let kind = facts.cgroup.as_ref().map(|reading| reading.kind);
+    let usable = facts.cgroup.as_ref();
+    let usable = usable.is_some_and(|r| r.kind == CgroupKind::Unified && !r.read_only);
     let wanted = matches!(
         options.manager,
         CgroupManager::Auto | CgroupManager::Systemd
     );
-    if wanted && kind == Some(CgroupKind::Unified) {
+    if wanted && usable {
         facts.session = Some(SessionReading::find(facts.uid, &facts.uid_map));
     }
 }

@@ -143,22 +143,40 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
     let relay = front.show(made.console)?;
     let ended = wait_in_foreground(&made.child, relay, notifier.as_ref())?;
     let told = exit_file.map_or(Ok(()), |file| file.write(ended));
-    // Somebody else's `delete` may have been faster.
-    if (made.may_leave_others || !args.keep) && entry.lock_if_there()? {
-        if made.may_leave_others {
-            super::delete::end_others(&entry)?;
-        }
-        if !args.keep {
-            if let Some(record) = entry.record()? {
-                super::remnants::remove(&store, &record)?;
-            }
-            store.remove(&entry)?;
+    match clean_up(&store, &entry, made.may_leave_others, args.keep) {
+        Ok(true) => {
             if let Some((runner, poststop)) = after {
                 log.notes(&poststop.run(&runner));
             }
         }
+        Ok(false) => {}
+        // The status stays the program's, which has run.
+        Err(error) => {
+            let id = entry.id();
+            let error = error.within(format!("cannot remove container {id:?}, which has ended"));
+            log.error(&error.hint(format!("`lodger delete -f {id}` tries again")));
+        }
     }
     told.map(|()| ended.exit.shell_code())
+}
+
+/// Removes what is left of a container whose first process has ended; whether it is gone by this.
+fn clean_up(store: &Store, entry: &Entry, may_leave_others: bool, keep: bool) -> Result<bool> {
+    // Somebody else's `delete` may have been faster.
+    if (keep && !may_leave_others) || !entry.lock_if_there()? {
+        return Ok(false);
+    }
+    if may_leave_others {
+        super::delete::end_others(entry)?;
+    }
+    if keep {
+        return Ok(false);
+    }
+    if let Some(record) = entry.record()? {
+        super::remnants::remove(store, &record)?;
+    }
+    store.remove(entry)?;
+    Ok(true)
 }
 
 /// A container that was made, and what is needed to stay with it.

@@ -171,7 +171,14 @@ fn look(
             ));
         }
     }
-    Ok(dir)
+    // The root has no such file. A domain with threads below it may be one again, once its processes are moved.
+    let kind = names(&dir, "cgroup.type").unwrap_or_default();
+    match kind.first().zip(kind.last()) {
+        Some((first, last)) if first == "threaded" || last == "invalid" => Err(format!(
+            "the caller's cgroup {base} is for threads (cgroup.type), and those in it can have no processes"
+        )),
+        _ => Ok(dir),
+    }
 }
 
 fn open(root: &OwnedFd, path: &str) -> sys::Result<OwnedFd> {

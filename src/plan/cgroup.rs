@@ -8,13 +8,13 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::cgroups_path;
 use super::resources::{self, Converted};
-use super::unit_annotations::unit_annotations;
+use super::unit_annotations::{is_limit, unit_annotations};
 use super::{
     Cgroup, CgroupManager, CgroupOptions, CgroupPlace, CgroupPolicy, IdMapping, Ids, Note, Setting,
     UnitProperty,
 };
 use crate::bundle::Problem;
-use crate::host::{CgroupKind, CgroupReading, HostFacts};
+use crate::host::{CGROUP_MOUNT, CgroupKind, CgroupReading, HostFacts};
 
 /// What is read for the decision, and where what was found goes.
 pub(super) struct Deciding<'a> {
@@ -56,7 +56,7 @@ impl Deciding<'_> {
         let facts = self.facts;
         let maker = maker(self.options.manager, &path, facts);
         let managed = matches!(maker, Maker::Systemd(_));
-        let properties = self.annotations(managed);
+        let asked = self.annotations(managed);
         let boundary = match maker {
             Maker::Systemd(boundary) => boundary,
             Maker::Cgroupfs(boundary) => Some(boundary),
@@ -73,7 +73,8 @@ impl Deciding<'_> {
             }
         };
         let settings = self.enforceable(converted.settings, boundary, managed);
-        let limited = settings.iter().any(|setting| !setting.is_usual());
+        let limited = settings.iter().any(|setting| !setting.is_usual())
+            || asked.iter().any(|property| is_limit(&property.name));
         let required = match self.options.policy {
             Some(CgroupPolicy::BestEffort) => false,
             Some(CgroupPolicy::Strict) => true,
@@ -81,11 +82,11 @@ impl Deciding<'_> {
         };
         let kept =
             |property: &UnitProperty| settings.iter().any(|s| s.property == property.property);
-        let of_limits = converted.properties.into_iter().filter(kept);
-        let properties = match managed {
-            true => of_limits.chain(properties).collect(),
-            false => Vec::new(),
-        };
+        let mut properties: Vec<_> = converted.properties.into_iter().filter(kept).collect();
+        match managed {
+            true => self.add(asked, &mut properties),
+            false => properties.clear(),
+        }
         Some(Cgroup {
             place,
             settings,
@@ -114,6 +115,23 @@ impl Deciding<'_> {
         self.notes.extend(converted.notes);
         self.problems.extend(converted.problems);
         converted.properties
+    }
+
+    /// Adds what annotations ask for to the properties `of_limits`: none takes the place of a limit.
+    fn add(&mut self, asked: Vec<UnitProperty>, of_limits: &mut Vec<UnitProperty>) {
+        for property in asked {
+            match of_limits.iter().find(|limit| limit.name == property.name) {
+                None => of_limits.push(property),
+                Some(limit) if limit.value == property.value => {}
+                Some(limit) => self.problems.push(Problem::new(
+                    property.property,
+                    format!(
+                        "is another value than {} asks for: leave out the one or the other",
+                        limit.property
+                    ),
+                )),
+            }
+        }
     }
 
     /// Tells what becomes of what was asked of a cgroup that is not made.
@@ -222,6 +240,13 @@ fn maker<'a>(wanted: CgroupManager, path: &str, facts: &'a HostFacts) -> Maker<'
         return nobody(
             why,
             "ask the administrator for a system with version 2 alone (systemd.unified_cgroup_hierarchy=1)",
+        );
+    }
+    // Systemd could make a scope, and nobody the container's cgroup in it.
+    if reading.read_only {
+        return nobody(
+            format!("{CGROUP_MOUNT} is mounted read-only"),
+            "have it mounted writable; in a container, that is for its runtime to do",
         );
     }
     let manager = reading.manager.as_ref().map(|manager| Boundary {
@@ -352,3 +377,7 @@ fn outside(map: &[IdMapping], id: u32) -> Option<u32> {
     })?;
     Some(line.host_id + (id - line.container_id))
 }
+
+#[cfg(test)]
+#[path = "cgroup_tests.rs"]
+mod tests;

@@ -54,7 +54,7 @@ pub struct Cgroup {
     /// Whether the container can make cgroups in it: they may have all controllers that it has itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub divisible: bool,
-    /// Whether the container cannot do without it: the config sets a limit, or the caller has named a manager.
+    /// Whether the container cannot do without it: the config sets a limit, or the policy is strict; never where it is best-effort.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,
 }

@@ -133,6 +133,10 @@ fn wrong_component(name: &str) -> Option<&'static str> {
         }
         _ if name.len() > NAME_LIMIT => Some("has a name of more than 255 bytes in it"),
         _ if name.chars().any(char::is_control) => Some("has control characters in it"),
+        // The callers' own processes are in one of them (`CALLERS`), and would end with the container.
+        _ if name.starts_with("lodger.") => Some(
+            "has a name in it that begins as those that lodger makes for itself do: \"lodger.\"",
+        ),
         _ if name.starts_with("cgroup.") => {
             Some("has a name in it that begins as the kernel's own files do: \"cgroup.\"")
         }
@@ -216,6 +220,7 @@ mod tests {
             ("//a", "a"),
             ("/user.slice:libpod:0a1b", "user.slice:libpod:0a1b"),
             ("a..b/...", "a..b/..."),
+            ("lodger/a.lodger.b", "lodger/a.lodger.b"),
         ] {
             let place = CgroupPlace::Cgroupfs {
                 path: Some(beneath.to_owned()),
@@ -241,6 +246,9 @@ mod tests {
             "a/\u{7f}",
             "cgroup.procs",
             "a/cgroup.kill",
+            "lodger.callers",
+            "/lodger.callers/a",
+            "a/lodger.joining",
             &long,
         ] {
             assert_eq!(in_cgroupfs(path).unwrap_err().pointer, POINTER, "{path:?}");

@@ -83,6 +83,11 @@ const OTHERS: &[Known] = &[
     ("TimeoutStopUSec", Type::U64),
 ];
 
+/// Whether the property limits the container, so that it must not be done without.
+pub fn is_limit(property: &str) -> bool {
+    LIMITS.iter().any(|(name, _)| *name == property)
+}
+
 /// Reads those of `annotations` that are for the scope; `scope` says whether there will be one.
 pub fn unit_annotations(annotations: &BTreeMap<String, String>, scope: bool) -> UnitAnnotations {
     let mut found = UnitAnnotations::default();
@@ -94,7 +99,7 @@ pub fn unit_annotations(annotations: &BTreeMap<String, String>, scope: bool) -> 
         match property(&pointer, asked, text) {
             Err(message) => found.problems.push(Problem::new(pointer, message)),
             Ok(property) if scope => found.properties.push(property),
-            Ok(property) if LIMITS.iter().any(|(name, _)| *name == property.name) => {
+            Ok(property) if is_limit(&property.name) => {
                 let message = "needs a scope of the caller's systemd, and there is none: take it out, or write it as a limit of /linux/resources";
                 found.problems.push(Problem::new(pointer, message));
             }

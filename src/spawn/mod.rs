@@ -139,6 +139,8 @@ struct Cloning {
     line: RuntimeEnd,
     /// Its mark, where this side could not look it up.
     mark: Option<NamespaceMark>,
+    /// Whether it began its life in the container's cgroup.
+    in_cgroup: bool,
 }
 
 /// A container that was made.
@@ -207,12 +209,22 @@ impl Creation<'_> {
             stage,
             told: self.told(),
         };
+        // A joiner makes init, and is not in the cgroup itself.
+        let mut in_cgroup = cgroup.is_some() && !joiner::is_needed(self.plan);
         let (child, mark) = if joiner::is_needed(self.plan) {
             joiner::clone(self.plan, self.joinable, init)?
         } else {
             let flags = new_flags(self.plan) & !flag::CGROUP;
             let cgroup = cgroup.map(cgroup::Made::directory);
-            match sys::process::clone_into(flags, cgroup) {
+            let cloned = match sys::process::clone_into(flags, cgroup) {
+                // Before Linux 5.7, or as a filter feigns: it can be moved as well.
+                Err(cause) if in_cgroup && cause.is(nix::libc::ENOSYS) => {
+                    in_cgroup = false;
+                    sys::process::clone(flags)
+                }
+                cloned => cloned,
+            };
+            match cloned {
                 Ok(Cloned::Parent(child)) => (child, None),
                 Ok(Cloned::Child) => init.run(),
                 Err(cause) => return Err(userns::explain_refusal(cause)),
@@ -222,6 +234,7 @@ impl Creation<'_> {
             child,
             line: runtime,
             mark,
+            in_cgroup,
         })
     }
 
@@ -232,7 +245,9 @@ impl Creation<'_> {
         cgroup: &mut Option<cgroup::Made>,
         agent: Option<Agent>,
     ) -> std::result::Result<Heard, Problem> {
-        let Cloning { child, line, mark } = init;
+        let Cloning {
+            child, line, mark, ..
+        } = init;
         if let UserNamespace::New {
             uid_map,
             gid_map,
@@ -258,13 +273,14 @@ impl Creation<'_> {
         };
         match cgroup {
             None => *cgroup = self.cgroup_around(child)?,
-            // A joiner has made init, and is not in it.
-            Some(made) if joiner::is_needed(self.plan) => made.admit(child.pid)?,
+            Some(made) if !init.in_cgroup => made.admit(child.pid)?,
             Some(_) => {}
         }
         order(line, Order::Go)?;
         // While init is at work.
         self.entry.write_config(&self.bundle.config)?;
+        let notes = cgroup.iter().flat_map(|made| &made.notes);
+        heard.notes.extend(notes.cloned());
         let cgroup = cgroup.as_ref().map(|made| made.record.clone());
         let mut record = Record {
             cgroup,

@@ -375,6 +375,8 @@ fn the_cgroup_of_a_container_is_made_anew_and_never_shared() {
     assert!(enforced.is_empty());
     // Nobody is in it yet, and it is another's all the same.
     assert_eq!(free(), "lodger-c.2");
+    let error = make("lodger-c", &[]).unwrap_err();
+    assert!(error.message().contains("being made in it"), "{error}");
     // Left by a lodger that was killed.
     dir.write("cgroup.max.depth", "3").unwrap();
     dir.make_beneath("x/y", &[]).unwrap();

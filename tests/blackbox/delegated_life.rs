@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::delegated_pause::{cgroup, unique};
 use crate::harness::{Fixture, lodger_only, skip, wait_for};
 use crate::tracing::{Fate, run_injected, trace, works};
+use crate::weak::{Outcome, held_by};
 
 /// The cgroup that containers' are made in.
 fn base() -> PathBuf {
@@ -97,6 +98,114 @@ fn a_container_divides_its_cgroup_as_another_user_and_all_of_it_goes() {
     fixture.bare(&["exec", id, "/bin/true"]).ok();
     fixture.bare(&["delete", "-f", id]).ok();
     assert_eq!(left(id), None);
+}
+
+/// The host's tree, bound for want of a cgroup namespace, has the caller's cgroup in it, which is hers to write to.
+#[test]
+fn cve_2023_25809_cgroups_of_the_caller_stay_out_of_reach() {
+    lodger_only!("switching defences off");
+    held_by(&["ReadonlyCgroup"], || {
+        let mut fixture = Fixture::new();
+        fixture.mount(
+            json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["rw"]}),
+        );
+        let taken = base().join(unique("taken"));
+        let path = taken.display();
+        fixture.sh(&format!(
+            "ls {path}/..; mkdir {path} && echo 0 >{path}/cgroup.procs; exit 0"
+        ));
+        let ran = fixture.run().exits(0);
+        assert!(ran.out.contains("cgroup.procs"), "{ran:#?}");
+        let evidence = std::fs::remove_dir(&taken).is_ok();
+        Outcome::of(evidence.then(|| "a cgroup was made".to_owned()), ran.err)
+    });
+}
+
+/// In a cgroup for threads there can be none for processes: then there is none, as where nothing is delegated.
+#[test]
+fn a_caller_in_a_cgroup_for_threads_has_her_container_without_one() {
+    lodger_only!("a cgroup without systemd");
+    let domain = base().join(unique("domain"));
+    let threaded = domain.join("threads");
+    std::fs::create_dir_all(&threaded).unwrap();
+    std::fs::write(threaded.join("cgroup.type"), "threaded").unwrap();
+    let mut fixture = Fixture::new();
+    fixture.sh("cat /proc/self/cgroup").write_config();
+    let lodger = fixture.command(&["run", "c"]);
+    let mut shell = std::process::Command::new("/bin/sh");
+    let enter = format!(
+        "echo $$ >{}/cgroup.procs; echo $$ >{}/cgroup.threads; exec \"$@\"",
+        domain.display(),
+        threaded.display()
+    );
+    shell
+        .args(["-c", &enter, "sh"])
+        .arg(lodger.get_program())
+        .args(lodger.get_args())
+        .current_dir(fixture.bundle());
+    let ran = crate::harness::spawn(&mut shell, b"").wait();
+    for place in [&threaded, &domain] {
+        wait_for("the end of all in there", || {
+            std::fs::remove_dir(place).ok()
+        });
+    }
+    assert!(ran.ok().contains("/threads\n"));
+}
+
+/// As with a kernel before 5.7, or a filter that feigns one: init is moved.
+#[test]
+fn a_cgroup_is_entered_also_where_clone3_is_refused() {
+    lodger_only!("a cgroup without systemd");
+    if !works() {
+        skip!("strace is not installed, or may not trace");
+    }
+    let mut fixture = Fixture::new();
+    let id = &unique("moved");
+    fixture.sh("cat /proc/self/cgroup");
+    fixture.config["linux"]["uidMappings"] =
+        json!([{"containerID": 0, "hostID": rustix::process::getuid().as_raw(), "size": 1}]);
+    fixture.config["linux"]["gidMappings"] =
+        json!([{"containerID": 0, "hostID": rustix::process::getgid().as_raw(), "size": 1}]);
+    fixture.write_config();
+    let lodger = fixture.command(&["run", id]);
+    let mut traced = std::process::Command::new("/usr/bin/strace");
+    traced
+        .args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "--inject=clone3:error=ENOSYS",
+        ])
+        .arg(lodger.get_program())
+        .args(lodger.get_args())
+        .current_dir(fixture.bundle());
+    let out = crate::harness::spawn(&mut traced, b"").wait().ok();
+    assert!(out.contains(&format!("/lodger-{id}/container\n")), "{out}");
+    assert_eq!(left(id), None);
+}
+
+/// A `create` that fails takes nothing away that it has not made, be it as empty as its own would be.
+#[test]
+fn a_cgroup_of_somebody_else_is_neither_used_nor_removed() {
+    lodger_only!("a cgroup without systemd");
+    let name = unique("hers");
+    let hers = base().join(&name);
+    std::fs::create_dir(&hers).unwrap();
+    std::fs::write(hers.join("cgroup.freeze"), "1").unwrap();
+    let mut fixture = Fixture::new();
+    fixture.config["linux"]["cgroupsPath"] = json!(format!("/{name}"));
+    let manager = "--cgroup-manager=cgroupfs";
+    let ran = fixture.runtime(&[manager, "run", "c"]).exits(1);
+    assert!(ran.err.contains("unexpectedly frozen"), "{ran:#?}");
+    assert!(hers.exists(), "{ran:#?}");
+    std::fs::write(hers.join("cgroup.freeze"), "0").unwrap();
+    fixture.sh("echo it ran");
+    let ran = fixture.runtime(&[manager, "run", "c"]);
+    assert_eq!(ran.ok(), "it ran\n");
+    // From now on it was the container's.
+    assert!(!hers.exists());
 }
 
 /// Kills `args` before each of its calls from the first one with `from` in it on. `delete -f` is all it takes afterwards.
