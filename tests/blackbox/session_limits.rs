@@ -232,6 +232,35 @@ fn a_session_is_found_without_the_environment_of_one() {
     }
 }
 
+/// With an empty directory in place of logind's list: one that is left to itself is told of its end, once.
+#[test]
+fn a_container_that_ends_at_logout_is_told() {
+    lodger_only!("the note");
+    let mut fixture = Fixture::new();
+    fixture.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    fixture.args(&["/bin/true"]);
+    fixture.write_config();
+    let told = |hidden: &str, args: &str| {
+        let script = format!("{hidden} && exec \"$0\" --root state {args}");
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-current-user", "--mount", "--keep-caps"])
+            .args(["sh", "-c", &script])
+            .arg(crate::harness::runtime_binary())
+            .current_dir(fixture.bundle());
+        let ran = spawn(&mut command, b"").wait().exits(0);
+        ran.err.matches("ends when you log out").count()
+    };
+    let off = "mount -t tmpfs none /var/lib/systemd/linger";
+    assert_eq!(told(off, "run -d left"), 1);
+    assert_eq!(told(off, "delete -f left"), 0);
+    assert_eq!(told(off, "create left"), 1);
+    assert_eq!(told(off, "delete -f left"), 0);
+    assert_eq!(told(off, "run here"), 0);
+    assert_eq!(told("true", "run -d left"), 0);
+    assert_eq!(told("true", "delete -f left"), 0);
+}
+
 /// Two containers with one id, in two places for state: each has a scope, which the other leaves alone.
 #[test]
 fn a_scope_of_another_is_left_alone() {
