@@ -30,7 +30,7 @@ pub(crate) struct Global {
     /// Who makes the container's cgroup
     #[arg(long, value_name = "MANAGER", default_value = "auto")]
     cgroup_manager: CgroupManager,
-    /// As --cgroup-manager systemd
+    /// As --cgroup-manager systemd, unless that names another
     #[arg(long)]
     systemd_cgroup: bool,
     /// What becomes of limits that nobody can keep [default: strict where the config has limits]
@@ -54,9 +54,9 @@ impl Global {
 
     /// What is asked of the container's cgroup.
     pub(super) fn cgroups(&self) -> CgroupOptions {
-        let manager = match self.systemd_cgroup {
-            true => CgroupManager::Systemd,
-            false => self.cgroup_manager,
+        let manager = match self.cgroup_manager {
+            CgroupManager::Auto if self.systemd_cgroup => CgroupManager::Systemd,
+            named => named,
         };
         CgroupOptions {
             manager,

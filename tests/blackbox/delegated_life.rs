@@ -163,6 +163,8 @@ fn a_cgroup_is_entered_also_where_clone3_is_refused() {
     let mut fixture = Fixture::new();
     let id = &unique("moved");
     fixture.sh("cat /proc/self/cgroup");
+    let namespaces = fixture.config["linux"]["namespaces"].as_array_mut();
+    namespaces.unwrap().push(json!({"type": "user"}));
     fixture.config["linux"]["uidMappings"] =
         json!([{"containerID": 0, "hostID": rustix::process::getuid().as_raw(), "size": 1}]);
     fixture.config["linux"]["gidMappings"] =

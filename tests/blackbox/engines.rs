@@ -121,6 +121,9 @@ fn a_cgroup_that_is_not_made_is_told() {
         (ran.err.matches("/linux/cgroupsPath: ").count(), ran.err)
     };
     assert_eq!(told(&fixture, &["--cgroup-manager=disabled"]).0, 0);
+    // Engines give the one, and whoever uses them the other.
+    let both = &["--systemd-cgroup", "--cgroup-manager=disabled"];
+    assert_eq!(told(&fixture, both).0, 0);
     for options in [
         &["--systemd-cgroup"][..],
         &["--cgroup-manager", "systemd"],
