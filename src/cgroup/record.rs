@@ -37,6 +37,10 @@ impl CgroupRecord {
 
     /// Its uppermost cgroup; `None` when that is gone, even if another has its name by now.
     pub fn open(&self) -> Result<Option<Dir>> {
+        // The root is no container's, whatever a record says (`CgroupRecord::of_scope`).
+        if self.top.trim_matches('/').is_empty() {
+            return Ok(None);
+        }
         let Some(top) = Dir::open(&self.top)? else {
             return Ok(None);
         };
@@ -69,4 +73,18 @@ pub enum EnforcedBy {
     Systemd,
     /// The cgroup's file alone.
     Cgroupfs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_of_the_hierarchy_is_never_a_containers() {
+        for top in ["", "/", "//"] {
+            let mut record = CgroupRecord::of_scope("x.scope");
+            record.top = top.to_owned();
+            assert!(record.open().unwrap().is_none(), "{top:?}");
+        }
+    }
 }
