@@ -25,7 +25,8 @@ fn there_is_a_page_for_each_verb_with_each_of_its_options() {
         assert!(names.contains(&name), "{name}");
         let text = std::fs::read_to_string(directory.path().join(&name)).unwrap();
         assert!(text.contains(".TH lodger-"), "{name}: {text}");
-        for option in verb.get_arguments().filter_map(clap::Arg::get_long) {
+        let shown = verb.get_arguments().filter(|option| !option.is_hide_set());
+        for option in shown.filter_map(clap::Arg::get_long) {
             // roff writes a hyphen that may be copied as \-.
             let written = format!("\\-\\-{}", option.replace('-', "\\-"));
             assert!(text.contains(&written), "{name} has no {written}: {text}");
