@@ -183,14 +183,16 @@ impl Maker {
         enable_down(boundary.as_deref(), &top, &controllers_of(&plan.settings))?;
         share(plan, &top);
         let mut enforced = leaf.apply(&plan.settings)?;
-        for limit in &mut enforced {
+        for (limit, setting) in enforced.iter_mut().zip(&plan.settings) {
             let kept = plan.properties.iter().any(|property| {
                 property.property == limit.property && !started.lacking.contains(&property.name)
             });
-            limit.by = match kept {
-                true => EnforcedBy::Systemd,
-                false => EnforcedBy::Cgroupfs,
-            };
+            if kept {
+                limit.by = EnforcedBy::Systemd;
+            } else {
+                // Out of the container's reach too; systemd leaves alone what it has no property for.
+                top.set(setting)?;
+            }
         }
         give(&leaf, plan.owner)?;
         let notes = told_of_lacking(plan, &started)?;

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 
 use super::Global;
 use crate::bundle::Bundle;
-use crate::cgroup::{Bus, BusError, Maker};
+use crate::cgroup::{Bus, Dir, Maker};
 use crate::error::{Error, Result};
-use crate::host::{CgroupKind, HostFacts, SessionReading};
+use crate::host::{CgroupKind, HostFacts, ManagerCgroup, SessionReading};
 use crate::plan::{CgroupManager, CgroupOptions, CgroupPlace, Note, Plan};
 
 /// What is asked of the cgroup, and the way to the caller's systemd, begun early: it answers while other things are done.
@@ -40,18 +40,44 @@ impl Cgroups {
         let Some(cgroup) = plan.cgroup.as_ref().filter(|c| by_systemd(&c.place)) else {
             return Ok(plan);
         };
-        let answer = self.bus.as_mut().map_or(Ok(0), Bus::version);
+        let Some(bus) = &mut self.bus else {
+            return Ok(plan);
+        };
+        let answer = match facts.cgroup.as_ref().and_then(|r| r.manager.as_ref()) {
+            Some(_) => bus.version().map(|_| None),
+            None => bus.manager_cgroup().map(Some),
+        };
         match answer {
-            Ok(_) => Ok(plan),
+            Ok(None) => Ok(plan),
+            Ok(Some(path)) => {
+                self.look_for_manager(path, facts)?;
+                compute(facts)
+            }
             Err(why) if cgroup.required => Err(why.into()),
             Err(why) => {
-                self.refuse(&why, facts);
+                self.refuse(why, facts);
                 compute(facts)
             }
         }
     }
 
-    fn refuse(&mut self, why: &BusError, facts: &mut HostFacts) {
+    /// The manager's cgroup is none of the usual ones. One that is not in view is no use: scopes would be made out of sight.
+    fn look_for_manager(&mut self, path: String, facts: &mut HostFacts) -> Result<()> {
+        let Some(dir) = Dir::open(&path)? else {
+            self.refuse(
+                format!("its cgroup {path} is not beneath /sys/fs/cgroup here"),
+                facts,
+            );
+            return Ok(());
+        };
+        let controllers = dir.controllers()?;
+        if let Some(reading) = &mut facts.cgroup {
+            reading.manager = Some(ManagerCgroup { path, controllers });
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, why: impl std::fmt::Display, facts: &mut HostFacts) {
         self.bus = None;
         if let Some(session) = &mut facts.session {
             session.refuse(why);
