@@ -29,6 +29,7 @@ mod idmap;
 mod labels;
 mod mounts;
 mod network;
+mod oom;
 mod passwd;
 mod paths;
 mod privileges;
@@ -39,6 +40,8 @@ mod seccomp;
 mod sysctl;
 
 pub(crate) use labels::open_proc;
+pub(crate) use oom::set_oom_score;
+pub use oom::write_oom_score;
 use program::Program;
 pub(crate) use scheduling::restrict_cpus;
 
@@ -428,36 +431,6 @@ fn give_up(line: &InitEnd, error: &Error) -> ! {
 fn give_up_with(line: &InitEnd, failure: Failure) -> ! {
     let _nobody_to_tell = line.send_last(&Report::Failed(failure));
     sys::process::exit_now(1)
-}
-
-/// Writes the oom_score_adj that the process is to have, if one is given.
-pub(crate) fn set_oom_score(process: &Process) -> Result<()> {
-    let Some(score) = process.oom_score_adj else {
-        return Ok(());
-    };
-    write_oom_score(score)
-}
-
-/// Writes this process's oom_score_adj (proc_pid_oom_score_adj(5)).
-pub fn write_oom_score(score: i32) -> Result<()> {
-    let path = Path::new("/proc/self/oom_score_adj");
-    let Err(cause) = sys::path::write_existing(path, score.to_string().as_bytes()) else {
-        return Ok(());
-    };
-    let present = sys::path::read_regular(path, 64).unwrap_or_default();
-    let present = String::from_utf8_lossy(&present).trim().to_owned();
-    let error = Error::new(format!(
-        "cannot set oom_score_adj to {score} (/process/oomScoreAdj): the current value is {present}"
-    ));
-    let denied = cause.is(nix::libc::EACCES);
-    let error = error.because(cause);
-    if !denied {
-        return Err(error);
-    }
-    Err(error.hint(format!(
-        "ask for {present} or more: going below what this session began with needs CAP_SYS_RESOURCE in the initial user \
-         namespace; the administrator can begin it lower (OOMScoreAdjust= of user@.service)"
-    )))
 }
 
 /// Takes the ids of the container's root, if it has one, and keeps others from looking in.

@@ -14,23 +14,8 @@ use super::{
     Role, Root, UserNamespace, annotations, attributes, cgroup, devices, labels, process, resctrl,
     sysctl,
 };
-use crate::bundle::{Bundle, Problem, escape};
+use crate::bundle::{Bundle, Problem};
 use crate::host::HostFacts;
-
-impl Note {
-    /// A note on the property at `property`. Control characters are escaped, as they may come from config.json.
-    pub fn new(
-        property: impl AsRef<str>,
-        reason: impl AsRef<str>,
-        remedy: impl AsRef<str>,
-    ) -> Self {
-        Self {
-            property: escape(property.as_ref()),
-            reason: escape(reason.as_ref()),
-            remedy: escape(remedy.as_ref()),
-        }
-    }
-}
 
 impl Plan {
     /// Decides what will be done for `bundle` on a host with `facts`. Does no I/O; the same arguments give the same plan.

@@ -69,17 +69,6 @@ pub struct Plan {
     pub notes: Vec<Note>,
 }
 
-/// An adaptation of what the config asks, said aloud.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
-    /// JSON pointer (RFC 6901) to the property concerned.
-    pub property: String,
-    /// What was done instead, and why.
-    pub reason: String,
-    /// What the reader can do about it.
-    pub remedy: String,
-}
-
 /// How the container gets its user namespace ("C" in the documentation).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -464,6 +453,7 @@ mod mount_ids;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod note;
 pub mod notify;
 mod number_set;
 mod options;
@@ -489,6 +479,7 @@ pub use devices::{Asked, Device, Fifo};
 pub use hooks::{Hook, Hooks};
 pub use mount_ids::MountIdMap;
 pub use namespaces::{NAMESPACES, pointer as namespace_pointer};
+pub use note::Note;
 pub use number_set::NumberSet;
 pub use options::known as mount_options;
 pub use overlay::{Layers, joined as joined_layers};

@@ -14,6 +14,7 @@ use crate::sys;
 
 mod cgroup;
 mod directory;
+mod full;
 mod group;
 mod holder;
 mod members;
@@ -23,6 +24,8 @@ mod record;
 mod report;
 mod status;
 mod usage;
+
+use full::because_full;
 
 pub use members::{Member, Members};
 pub use process::{ProcessIdentity, boot_id, once_visible};
@@ -237,24 +240,6 @@ fn names(dir: impl AsFd) -> sys::Result<Vec<String>> {
         }
     }
     Ok(names)
-}
-
-/// The error, and of what the filesystem has no more, if that is the reason: bytes and inodes have one errno.
-fn because_full(dir: &OwnedFd, error: Error, cause: sys::Error) -> Error {
-    let full = cause.is(libc::ENOSPC) || cause.is(libc::EDQUOT);
-    let error = error.because(cause);
-    let left = match rustix::fs::fstatvfs(dir) {
-        Ok(left) if full => left,
-        _ => return error,
-    };
-    let lacking = match (left.f_bavail, left.f_favail) {
-        (_, 0) if left.f_files > 0 => "has no free inodes",
-        (0, _) => "has no free space",
-        _ => "has too little free space, or the caller's quota is used up",
-    };
-    error.hint(format!(
-        "the filesystem of the state directory {lacking}: make room there, or choose another one with --root DIR"
-    ))
 }
 
 fn unlink(dir: impl AsFd, name: &str) -> sys::Result<()> {
