@@ -64,10 +64,10 @@ impl Cgroups {
     /// The manager's cgroup is none of the usual ones. One that is not in view is no use: scopes would be made out of sight.
     fn look_for_manager(&mut self, path: String, facts: &mut HostFacts) -> Result<()> {
         let Some(dir) = Dir::open(&path)? else {
-            self.refuse(
-                format!("its cgroup {path} is not beneath /sys/fs/cgroup here"),
-                facts,
-            );
+            let socket = self.bus.as_ref().map(|bus| bus.socket().to_owned());
+            let socket = socket.unwrap_or_default();
+            let why = format!("{socket:?}: its cgroup {path} is not beneath /sys/fs/cgroup here");
+            self.refuse(why, facts);
             return Ok(());
         };
         let controllers = dir.controllers()?;

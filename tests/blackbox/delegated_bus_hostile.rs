@@ -121,7 +121,11 @@ fn has(bytes: &[u8], word: &str) -> bool {
 }
 
 /// A systemd that answers all but what makes a scope.
-fn systemd_without_scopes(mut stream: UnixStream) {
+fn systemd_without_scopes(stream: UnixStream) {
+    systemd_in("/", stream);
+}
+
+fn systemd_in(cgroup: &str, mut stream: UnixStream) {
     greet(&mut stream);
     while let Some((serial, call)) = next_call(&mut stream) {
         if has(&call, "StartTransientUnit") {
@@ -132,7 +136,7 @@ fn systemd_without_scopes(mut stream: UnixStream) {
         } else if has(&call, "Version") {
             answer(&mut stream, serial, &zbus::Variant::from("252"));
         } else if has(&call, "ControlGroup") {
-            answer(&mut stream, serial, &zbus::Variant::from("/user.slice"));
+            answer(&mut stream, serial, &zbus::Variant::from(cgroup));
         } else {
             answer(&mut stream, serial, &());
         }
@@ -165,6 +169,17 @@ fn a_systemd_that_does_not_answer_for_the_scope() {
     refused(&fixture, path.to_str().unwrap(), said);
     // Neither has its program run, nor does its process wait.
     assert_eq!(fixture.bare(&["state", "c"]).code, 1);
+}
+
+/// As where the bus is handed into a container with a cgroup namespace of its own: a scope would be made out of sight.
+#[test]
+fn a_systemd_whose_cgroup_is_out_of_sight() {
+    lodger_only!("the note");
+    let serve: Serve = |stream| systemd_in("/user.slice/elsewhere", stream);
+    without_scope(
+        serve,
+        "its cgroup /user.slice/elsewhere is not beneath /sys/fs/cgroup here",
+    );
 }
 
 #[test]

@@ -15,27 +15,6 @@ fn parsed(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// What ran to its end has a status, whatever becomes of what it leaves.
-#[test]
-fn the_status_is_the_programs_also_when_its_state_cannot_be_removed() {
-    lodger_only!("telling both");
-    let mut fixture = Fixture::with_own_root();
-    fixture.sh("until [ -e /tmp/end ]; do sleep 0.01; done; exit 7");
-    let running = fixture.background(&["run", "c"], b"");
-    wait_for("the container", || {
-        let ran = fixture.bare(&["state", "c"]);
-        ran.out.contains("\"running\"").then_some(())
-    });
-    fs::write(fixture.path("state/c/state.json"), "damaged").unwrap();
-    fs::write(fixture.rootfs().join("tmp/end"), "").unwrap();
-    let ran = running.wait().exits(7);
-    assert!(
-        ran.err.contains("cannot remove container \"c\"") && ran.err.contains("delete -f c"),
-        "{ran:#?}"
-    );
-    fixture.bare(&["delete", "-f", "c"]).ok();
-}
-
 #[test]
 fn keep_leaves_the_state() {
     peer_differs!("crun", "1.8 has no --keep");

@@ -1,8 +1,10 @@
 //! state and list: what is told about a container.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, lodger_only, peer};
+use crate::harness::{Fixture, lodger_only, peer, wait_for};
 
 #[test]
 fn state_has_the_fields_of_the_specification() {
@@ -192,4 +194,25 @@ fn state_starts_no_helper_and_enters_no_namespace() {
         .filter(|line| !line.starts_with("execve(") && !line.contains("exited with"))
         .collect();
     assert_eq!(calls, Vec::<&str>::new());
+}
+
+/// What ran to its end has a status, whatever becomes of what it leaves.
+#[test]
+fn the_status_is_the_programs_also_when_its_state_cannot_be_removed() {
+    lodger_only!("telling both");
+    let mut fixture = Fixture::with_own_root();
+    fixture.sh("until [ -e /tmp/end ]; do sleep 0.01; done; exit 7");
+    let running = fixture.background(&["run", "c"], b"");
+    wait_for("the container", || {
+        let ran = fixture.bare(&["state", "c"]);
+        ran.out.contains("\"running\"").then_some(())
+    });
+    fs::write(fixture.path("state/c/state.json"), "damaged").unwrap();
+    fs::write(fixture.rootfs().join("tmp/end"), "").unwrap();
+    let ran = running.wait().exits(7);
+    assert!(
+        ran.err.contains("cannot remove container \"c\"") && ran.err.contains("delete -f c"),
+        "{ran:#?}"
+    );
+    fixture.bare(&["delete", "-f", "c"]).ok();
 }
