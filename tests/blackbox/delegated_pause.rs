@@ -168,6 +168,10 @@ fn a_paused_container_is_killed_and_deleted_as_any_other() {
 #[test]
 fn signals_wait_for_a_paused_container_to_go_on() {
     peer_differs!(
+        "runc",
+        "fails now and then to resume a container that a signal which waited ends"
+    );
+    peer_differs!(
         "crun",
         "1.8.1 makes no cgroup without systemd for an ordinary user"
     );
