@@ -3,7 +3,7 @@
 use super::fs::{Dir, join};
 use super::record::{Enforced, EnforcedBy};
 use crate::error::{Error, Result};
-use crate::plan::Setting;
+use crate::plan::{Note, Setting};
 use crate::sys;
 
 impl Dir {
@@ -82,6 +82,28 @@ impl Dir {
     /// Writes what `settings` say, in this order, each to the first of its files that is there. Returns what holds now.
     pub fn apply(&self, settings: &[Setting]) -> Result<Vec<Enforced>> {
         settings.iter().map(|setting| self.set(setting)).collect()
+    }
+
+    /// As [`Dir::apply`]. Where a limit is not `required`, one that cannot be set is a note.
+    pub fn apply_all(
+        &self,
+        settings: &[Setting],
+        required: bool,
+        notes: &mut Vec<Note>,
+    ) -> Result<Vec<Enforced>> {
+        let mut enforced = Vec::new();
+        for setting in settings {
+            match self.set(setting) {
+                Ok(limit) => enforced.push(limit),
+                Err(error) if required => return Err(error),
+                Err(error) => notes.push(Note::new(
+                    &setting.property,
+                    format!("not kept: {}", error.message()),
+                    error.hints().unwrap_or_default(),
+                )),
+            }
+        }
+        Ok(enforced)
     }
 
     /// As [`Dir::apply`], for one.
@@ -241,6 +263,24 @@ mod tests {
         };
         assert!(hints("pids").contains("does not have the controller \"pids\""));
         assert!(hints("memory").contains("this kernel's controller \"memory\" has no such file"));
+    }
+
+    #[test]
+    fn what_cannot_be_set_is_a_note_where_it_is_not_required() {
+        let (_place, dir) = pretended(&[("b", ""), ("cgroup.controllers", "memory\n")]);
+        let settings = [
+            setting("memory", &[("a", "1")]),
+            setting("memory", &[("b", "2")]),
+        ];
+        let mut notes = Vec::new();
+        assert!(dir.apply_all(&settings, true, &mut notes).is_err());
+        assert!(notes.is_empty());
+        let enforced = dir.apply_all(&settings, false, &mut notes).unwrap();
+        assert_eq!(enforced.len(), 1);
+        assert_eq!(enforced[0].file, "b");
+        assert_eq!(notes.len(), 1);
+        assert_eq!(notes[0].property, "/linux/resources/memory/limit");
+        assert!(notes[0].reason.starts_with("not kept: "), "{:?}", notes[0]);
     }
 
     #[test]

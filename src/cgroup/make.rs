@@ -13,7 +13,7 @@ use super::limits::controllers_of;
 use super::systemd::{Scope, Started};
 use super::tree::Removal;
 use super::{CgroupRecord, Enforced, EnforcedBy};
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::plan::unit_annotations::is_limit;
 use crate::plan::{Cgroup, CgroupPlace, Note, UnitProperty, unit_name};
 
@@ -117,9 +117,10 @@ impl Maker {
         };
         noted(&record)?;
         // What is not made here is somebody else's, and stays.
-        let top = super::make_top(own, &name, &plan.settings)?.0;
+        let top = super::make_top(own, &name, &plan.settings, plan.required)?.0;
+        let mut notes = Vec::new();
         let made = top.id().and_then(|id| {
-            let (leaf, enforced) = Self::leaf_of(&top, plan)?;
+            let (leaf, enforced) = Self::leaf_of(&top, plan, &mut notes)?;
             Ok((id, leaf, enforced))
         });
         match made {
@@ -128,7 +129,7 @@ impl Maker {
                 record.id = Some(id);
                 Ok(Some(Made {
                     record,
-                    notes: Vec::new(),
+                    notes,
                     leaf,
                     _top: top,
                 }))
@@ -141,11 +142,11 @@ impl Maker {
         }
     }
 
-    fn leaf_of(top: &Dir, plan: &Cgroup) -> Result<(Dir, Vec<Enforced>)> {
+    fn leaf_of(top: &Dir, plan: &Cgroup, notes: &mut Vec<Note>) -> Result<(Dir, Vec<Enforced>)> {
         top.enable(&controllers_of(&plan.settings))?;
         share(plan, top);
         let leaf = top.make_beneath(LEAF, &[])?.0;
-        let enforced = leaf.apply(&plan.settings)?;
+        let enforced = leaf.apply_all(&plan.settings, plan.required, notes)?;
         give(&leaf, plan.owner)?;
         Ok((leaf, enforced))
     }
@@ -182,8 +183,9 @@ impl Maker {
         leaf.join(pid)?;
         enable_down(boundary.as_deref(), &top, &controllers_of(&plan.settings))?;
         share(plan, &top);
-        let mut enforced = leaf.apply(&plan.settings)?;
-        for (limit, setting) in enforced.iter_mut().zip(&plan.settings) {
+        let mut notes = Vec::new();
+        let mut enforced = leaf.apply_all(&plan.settings, plan.required, &mut notes)?;
+        for limit in &mut enforced {
             let kept = plan.properties.iter().any(|property| {
                 property.property == limit.property && !started.lacking.contains(&property.name)
             });
@@ -191,11 +193,12 @@ impl Maker {
                 limit.by = EnforcedBy::Systemd;
             } else {
                 // Out of the container's reach too; systemd leaves alone what it has no property for.
-                top.set(setting)?;
+                top.write(&limit.file, &limit.value)
+                    .doing(|| format!("cannot set {}", limit.property))?;
             }
         }
         give(&leaf, plan.owner)?;
-        let notes = told_of_lacking(plan, &started)?;
+        notes.extend(told_of_lacking(plan, &started)?);
         let record = CgroupRecord {
             scope: Some(scope.unit),
             id: Some(top.id()?),

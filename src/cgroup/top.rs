@@ -21,7 +21,14 @@ const ANOTHER: &str =
 /// Makes the cgroup of container `id` beneath `base`, the caller's own ([`crate::host::CgroupReading::base`]), and sets in it what
 /// `settings` say. `path`: beneath `base`; `None`: [`free_name`]. Where controllers are needed, the caller's processes move to a leaf
 /// first. It is locked (flock(2)) for as long as what is returned is kept. Nothing is left of it on failure, but the cgroups between.
-pub fn make(base: &str, path: &str, settings: &[Setting]) -> Result<(Dir, Vec<Enforced>)> {
+///
+/// `required`: a limit that cannot be set is an error, and not left out.
+pub fn make(
+    base: &str,
+    path: &str,
+    settings: &[Setting],
+    required: bool,
+) -> Result<(Dir, Vec<Enforced>)> {
     let top = open(base)?;
     let controllers = controllers_of(settings);
     let (dir, is_new) = divide(&top, path, &controllers)?;
@@ -36,7 +43,8 @@ pub fn make(base: &str, path: &str, settings: &[Setting]) -> Result<(Dir, Vec<En
     if !is_new {
         check_fitness(&dir)?;
     }
-    match dir.apply(settings) {
+    let mut left_out = Vec::new();
+    match dir.apply_all(settings, required, &mut left_out) {
         Ok(enforced) => Ok((dir, enforced)),
         Err(error) => {
             if is_new {

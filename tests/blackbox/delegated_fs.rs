@@ -367,7 +367,8 @@ fn the_cgroup_of_a_container_is_made_anew_and_never_shared() {
     lodger_only!("its library");
     let place = Place::new();
     let base = place.0.path();
-    let make = |path: &str, settings: &[Setting]| lodger::cgroup::make_top(base, path, settings);
+    let make =
+        |path: &str, settings: &[Setting]| lodger::cgroup::make_top(base, path, settings, true);
     let free = || lodger::cgroup::free_name(base, "c").unwrap();
     assert_eq!(free(), "lodger-c");
     let (dir, enforced) = make("lodger-c", &[]).unwrap();

@@ -73,6 +73,30 @@ fn what_nobody_keeps_is_let_go_where_that_is_asked_for() {
     policy("strict", "strict").fails(1, "/linux/resources/memory/limit");
 }
 
+/// What only the kernel knows: a size of pages that it has not.
+#[test]
+fn what_the_kernel_refuses_is_let_go_where_that_is_asked_for() {
+    lodger_only!("--cgroup-policy");
+    let fixture = sleeper(json!({"unified": {"hugetlb.3MB.max": "0", "cgroup.max.depth": "5"}}));
+    fixture.write_config();
+    let mut command = Command::new(crate::harness::runtime_binary());
+    command.args(["--cgroup-policy", "best-effort", "--root"]);
+    command.arg(fixture.path("state")).args(["run", "-d", "c3"]);
+    let ran = spawn(command.current_dir(fixture.bundle()), b"")
+        .wait()
+        .exits(0);
+    let note = "note: /linux/resources/unified/hugetlb.3MB.max: not kept: ";
+    assert_eq!(ran.err.matches(note).count(), 1, "{ran:#?}");
+    let enforced = fixture.state("c3")["cgroup"]["enforced"].clone();
+    assert_eq!(enforced.as_array().unwrap().len(), 1, "{enforced}");
+    assert_eq!(enforced[0]["file"], "cgroup.max.depth");
+    fixture
+        .bare(&["run", "-d", "c4"])
+        .fails(1, "cannot set /linux/resources/unified/hugetlb.3MB.max");
+    fixture.bare(&["delete", "-f", "c3"]).ok();
+    assert_eq!(scopes("lodger-c4*"), Vec::<String>::new());
+}
+
 #[test]
 fn a_scope_can_be_insisted_on() {
     lodger_only!("--cgroup-policy");
