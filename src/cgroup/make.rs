@@ -176,12 +176,28 @@ impl Maker {
             Some(name) => vec![name.clone()],
             None => names(id).map(|name| unit_name(&name)).collect(),
         };
-        let started = start(&mut bus.borrow_mut(), &mut scope, &names, noted)?;
+        let mut bus = bus.borrow_mut();
+        let started = start(&mut bus, &mut scope, &names, noted)?;
+        let made = Self::inside(plan, boundary.as_deref(), &scope, started);
+        made.map(Some)
+            .map_err(|error| match bus.stop_scope(&scope.unit) {
+                Ok(()) => error,
+                Err(left) => error.hint(left.to_string()),
+            })
+    }
+
+    /// Makes the container's cgroup in the scope that has been started, and puts its process there.
+    fn inside(
+        plan: &Cgroup,
+        boundary: Option<&str>,
+        scope: &Scope,
+        started: Started,
+    ) -> Result<Made> {
         let top = Dir::open(&started.cgroup)?.ok_or_else(|| gone(&started.cgroup))?;
         let leaf = top.make_beneath(LEAF, &[])?.0;
         // First of all: controllers are not enabled where there are processes.
-        leaf.join(pid)?;
-        enable_down(boundary.as_deref(), &top, &controllers_of(&plan.settings))?;
+        leaf.join(scope.pid.cast_signed())?;
+        enable_down(boundary, &top, &controllers_of(&plan.settings))?;
         share(plan, &top);
         let mut notes = Vec::new();
         let mut enforced = leaf.apply_all(&plan.settings, plan.required, &mut notes)?;
@@ -200,18 +216,18 @@ impl Maker {
         give(&leaf, plan.owner)?;
         notes.extend(told_of_lacking(plan, &started)?);
         let record = CgroupRecord {
-            scope: Some(scope.unit),
+            scope: Some(scope.unit.clone()),
             id: Some(top.id()?),
             path: join(&started.cgroup, LEAF),
             top: started.cgroup,
             enforced,
         };
-        Ok(Some(Made {
+        Ok(Made {
             record,
             notes,
             leaf,
             _top: top,
-        }))
+        })
     }
 }
 
