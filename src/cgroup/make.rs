@@ -101,23 +101,12 @@ impl Maker {
         &self,
         plan: &Cgroup,
         id: &str,
-        noted: impl FnOnce(&CgroupRecord) -> Result<()>,
+        noted: impl Fn(&CgroupRecord) -> Result<()>,
     ) -> Result<Option<Made>> {
         let (Self::Cgroupfs(own), CgroupPlace::Cgroupfs { path }) = (self, &plan.place) else {
             return Ok(None);
         };
-        let name = path.clone().map_or_else(|| super::free_name(own, id), Ok)?;
-        let top = join(own, &name);
-        let mut record = CgroupRecord {
-            scope: None,
-            id: None,
-            path: join(&top, LEAF),
-            top,
-            enforced: Vec::new(),
-        };
-        noted(&record)?;
-        // What is not made here is somebody else's, and stays.
-        let top = super::make_top(own, &name, &plan.settings, plan.required)?.0;
+        let (top, mut record) = Self::top_of(plan, own, path.as_deref(), id, noted)?;
         let mut notes = Vec::new();
         let made = top.id().and_then(|id| {
             let (leaf, enforced) = Self::leaf_of(&top, plan, &mut notes)?;
@@ -139,6 +128,36 @@ impl Maker {
                 Ok(Removal::Denied(left)) => error.hint(left.to_string()),
                 Err(left) => error.hint(left.message()),
             }),
+        }
+    }
+
+    /// The upper cgroup, under the name that the config gives, or the first that is free and stays so until it is made.
+    fn top_of(
+        plan: &Cgroup,
+        own: &str,
+        path: Option<&str>,
+        id: &str,
+        noted: impl Fn(&CgroupRecord) -> Result<()>,
+    ) -> Result<(Dir, CgroupRecord)> {
+        let mut tries = 0;
+        loop {
+            let name =
+                path.map_or_else(|| super::free_name(own, id), |path| Ok(path.to_owned()))?;
+            let top = join(own, &name);
+            let record = CgroupRecord {
+                scope: None,
+                id: None,
+                path: join(&top, LEAF),
+                top,
+                enforced: Vec::new(),
+            };
+            noted(&record)?;
+            // What is not made here is somebody else's, and stays.
+            match super::top::try_make(own, &name, &plan.settings, plan.required)? {
+                Ok((top, _)) => return Ok((top, record)),
+                Err(taken) if path.is_some() || tries == NAMESAKES => return Err(taken),
+                Err(_) => tries += 1,
+            }
         }
     }
 

@@ -29,23 +29,32 @@ pub fn make(
     settings: &[Setting],
     required: bool,
 ) -> Result<(Dir, Vec<Enforced>)> {
+    try_make(base, path, settings, required)?
+}
+
+/// As [`make`]; the inner error is that somebody else has it.
+pub(super) fn try_make(
+    base: &str,
+    path: &str,
+    settings: &[Setting],
+    required: bool,
+) -> Result<Result<(Dir, Vec<Enforced>)>> {
     let top = open(base)?;
     let controllers = controllers_of(settings);
     let (dir, is_new) = divide(&top, path, &controllers)?;
-    // First, as whoever has it may have nobody in there yet.
-    if !lock(&dir)? {
-        return Err(Error::new(
-            "container's cgroup is in use: another container is being made in it",
-        )
-        .because(format!("it is {}", dir.path()))
-        .hint(ANOTHER));
+    // First, as whoever has it may have nobody in there yet, or have taken it for what a killed lodger left.
+    let is_ours = lock(&dir)? && is_there(&top, path, &dir)?;
+    if !is_ours {
+        let what = "container's cgroup is in use: another container is being made in it";
+        let because = format!("it is {}", dir.path());
+        return Ok(Err(Error::new(what).because(because).hint(ANOTHER)));
     }
-    if !is_new {
-        check_fitness(&dir)?;
+    if !is_new && let Err(taken) = check_fitness(&dir) {
+        return Ok(Err(taken));
     }
     let mut left_out = Vec::new();
     match dir.apply_all(settings, required, &mut left_out) {
-        Ok(enforced) => Ok((dir, enforced)),
+        Ok(enforced) => Ok(Ok((dir, enforced))),
         Err(error) => {
             if is_new {
                 let _first_error_counts = dir.remove_all();
@@ -73,6 +82,13 @@ pub fn free_name(base: &str, id: &str) -> Result<String> {
             .because(format!("{base} has too many of that id"))
             .hint("remove those that nobody is in with rmdir(1)"),
     )
+}
+
+/// Whether `dir` still is what `path` beneath `top` names.
+fn is_there(top: &Dir, path: &str, dir: &Dir) -> Result<bool> {
+    let found = top.child(path.trim_matches('/'))?;
+    let found = found.map(|found| found.id()).transpose()?;
+    Ok(found == Some(dir.id()?))
 }
 
 fn open(base: &str) -> Result<Dir> {

@@ -390,9 +390,9 @@ fn the_cgroup_of_a_container_is_made_anew_and_never_shared() {
     let (web, _) = make("pods/web", &[]).unwrap();
     assert_eq!(web.read("cgroup.max.depth").unwrap(), "3\n");
 
-    let _process = Process::new(&web, "sleep 600");
-    drop(web);
-    let error = make("pods/web", &[]).unwrap_err();
+    let busy = place.make("pods/busy");
+    let _process = Process::new(&busy, "sleep 600");
+    let error = make("pods/busy", &[]).unwrap_err();
     assert!(
         error
             .message()
