@@ -39,6 +39,7 @@ mod size;
 mod spec;
 mod start;
 mod stats;
+mod table;
 mod update;
 pub mod user;
 mod wait;

@@ -1,11 +1,11 @@
 //! `state` and `list`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::table::aligned;
 use super::{Global, print};
 use crate::cgroup::CgroupRecord;
 use crate::error::{Error, Result, printable, printable_json};
@@ -193,21 +193,7 @@ fn table(states: &[State]) -> String {
         ]
     });
     let lines: Vec<[String; 6]> = std::iter::once(header).chain(rows).collect();
-    let mut widths = [0; 6];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for line in &lines {
-        for (width, cell) in widths.iter().zip(line) {
-            let _infallible = write!(text, "{cell:<width$}   ");
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    text
+    aligned(&lines)
 }
 
 /// What `state` and `list` print of a container, for tests/fuzz.

@@ -1,12 +1,12 @@
 //! `stats`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::events::{not_running, summed_note, write_now};
+use super::table::aligned;
 use super::{Global, duration, print};
 use crate::cgroup::stats::{BlkioEntry, NO_LIMIT, Stats, Summed};
 use crate::cgroup::watch;
@@ -266,21 +266,7 @@ fn table(rows: &[Row]) -> String {
     let lines: Vec<[String; 7]> = std::iter::once(header)
         .chain(rows.iter().map(Row::cells))
         .collect();
-    let mut widths = [0; 7];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for line in &lines {
-        for (width, cell) in widths.iter().zip(line) {
-            let _infallible = write!(text, "{cell:<width$}   ");
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    printable(&text)
+    printable(&aligned(&lines))
 }
 
 /// As much of each line as the terminal has room for, so that a line of the table is one of the terminal.
