@@ -10,7 +10,7 @@ use super::record::CgroupRecord;
 use super::top::lock;
 use super::tree::Removal;
 use crate::error::{Error, Result};
-use crate::host::{HostFacts, SessionReading};
+use crate::host::SessionReading;
 use crate::sys;
 
 /// How long the processes of a runtime that was killed may take to be gone.
@@ -46,8 +46,7 @@ pub fn remove(
 /// Stops the scope that a killed runtime was about to start for container `id`, if it is that, and nobody is in it: systemd may have
 /// missed that its process ended (`CgroupRecord::of_scope`).
 pub fn remove_abandoned(scope: &str, id: &str) -> Result<()> {
-    let facts = HostFacts::probe();
-    let mut bus = match Bus::begin(&SessionReading::find(facts.uid, &facts.uid_map)) {
+    let mut bus = match Bus::begin(&SessionReading::of_caller()) {
         // Its scopes went with it.
         Err(BusError::NoSession { .. }) => return Ok(()),
         begun => begun?,
@@ -91,9 +90,7 @@ fn end(record: &CgroupRecord, top: &Dir) -> Result<()> {
 }
 
 fn end_scope(scope: &str) -> Result<()> {
-    let facts = HostFacts::probe();
-    let session = SessionReading::find(facts.uid, &facts.uid_map);
-    Ok(Bus::begin(&session)?.stop_scope(scope)?)
+    Ok(Bus::begin(&SessionReading::of_caller())?.stop_scope(scope)?)
 }
 
 fn denied(record: &CgroupRecord, cause: sys::Error) -> Error {

@@ -6,7 +6,7 @@ use super::limits::controllers_of;
 use super::make::enable_down;
 use super::record::{CgroupRecord, Enforced, EnforcedBy};
 use crate::error::{Doing, Error, Result};
-use crate::host::HostFacts;
+use crate::host::CgroupReading;
 use crate::plan::{FileWrite, Setting, UnitProperty, resources};
 
 /// Limits that hold now, and how it was before.
@@ -94,16 +94,8 @@ fn hand_down(record: &CgroupRecord, leaf: &Dir, settings: &[Setting]) -> Result<
     }
     let top = open(&record.top)?;
     if record.scope.is_some() {
-        let facts = HostFacts::probe();
-        let manager = facts
-            .cgroup
-            .as_ref()
-            .and_then(|reading| reading.manager.as_ref());
-        return enable_down(
-            manager.map(|manager| manager.path.as_str()),
-            &top,
-            &controllers,
-        );
+        let manager = CgroupReading::of_caller().manager.map(|m| m.path);
+        return enable_down(manager.as_deref(), &top, &controllers);
     }
     let above = record.top.rsplit_once('/').map_or("", |(above, _)| above);
     open(if above.is_empty() { "/" } else { above })?.enable(&controllers)?;

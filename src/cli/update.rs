@@ -10,7 +10,7 @@ use super::{Global, size};
 use crate::bundle;
 use crate::cgroup::{self, Bus, CgroupRecord, Dir};
 use crate::error::{Doing, Error, Result};
-use crate::host::{HostFacts, SessionReading};
+use crate::host::SessionReading;
 use crate::log::Log;
 use crate::plan::resources::{self, Converted, RESOURCES, ZERO};
 use crate::plan::{Note, Setting};
@@ -156,10 +156,8 @@ fn apply(
 ) -> Result<()> {
     let mut bus = None;
     if cgroup.scope.is_some() && !converted.properties.is_empty() {
-        let facts = HostFacts::probe();
-        let session = SessionReading::find(facts.uid, &facts.uid_map);
         // Whether it answers is known before anything is changed.
-        let mut begun = Bus::begin(&session)?;
+        let mut begun = Bus::begin(&SessionReading::of_caller())?;
         begun.version()?;
         bus = Some(begun);
     }

@@ -71,6 +71,11 @@ pub struct ManagerCgroup {
 }
 
 impl CgroupReading {
+    /// As [`CgroupReading::read`], for this process.
+    pub fn of_caller() -> Self {
+        Self::read(sys::cred::uid(), &super::own_uid_map())
+    }
+
     /// Reads what there is for the caller, who is `uid` in a user namespace with the map `uid_map`.
     pub fn read(uid: u32, uid_map: &[MapLine]) -> Self {
         let mut reading = Self {

@@ -85,6 +85,11 @@ pub(super) fn in_user_namespace() -> bool {
     namespace.is_ok_and(|n| n != Path::new(INITIAL_USER_NAMESPACE))
 }
 
+/// `/proc/self/uid_map`.
+pub fn own_uid_map() -> Vec<MapLine> {
+    parse_id_map(&read("/proc/self/uid_map").unwrap_or_default())
+}
+
 /// The id maps of this process's user namespace.
 struct Maps {
     uid: Vec<MapLine>,
@@ -108,7 +113,7 @@ impl Maps {
             };
         }
         Self {
-            uid: parse_id_map(&read("/proc/self/uid_map").unwrap_or_default()),
+            uid: own_uid_map(),
             gid: parse_id_map(&read("/proc/self/gid_map").unwrap_or_default()),
             setgroups_allowed: read("/proc/self/setgroups").is_none_or(|t| t.trim() != "deny"),
         }

@@ -86,6 +86,11 @@ impl SessionReading {
         })
     }
 
+    /// As [`SessionReading::find`], for this process.
+    pub fn of_caller() -> Self {
+        Self::find(crate::sys::cred::uid(), &super::own_uid_map())
+    }
+
     /// As [`SessionReading::find`], in the places given.
     pub fn look(places: SessionPlaces<'_>) -> Self {
         let mut found = Self::default();

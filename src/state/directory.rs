@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::error::{Doing, Error, Result};
-use crate::host::{MapLine, parse_id_map};
-use crate::sys;
 use crate::sys::defence::{Defence, is_on};
+use crate::{host, sys};
 
 /// Opens the store's directory, or says that there is none yet.
 pub(super) fn open(root: Option<&Path>) -> Result<Option<(OwnedFd, PathBuf)>> {
@@ -92,16 +91,7 @@ fn beneath_if_safe(parent: &Path) -> Option<PathBuf> {
 /// The caller's uid as the parent of her user namespace numbers it: 0 in a namespace of hers is still she.
 fn host_uid() -> u32 {
     let uid = sys::cred::uid();
-    own_map()
-        .iter()
-        .find(|line| line.has(uid))
-        .map_or(uid, |line| line.outside + (uid - line.inside))
-}
-
-fn own_map() -> Vec<MapLine> {
-    const LIMIT: usize = 64 << 10;
-    let map = sys::path::read_regular(Path::new("/proc/self/uid_map"), LIMIT).unwrap_or_default();
-    parse_id_map(&String::from_utf8_lossy(&map))
+    host::host_uid(uid, &host::own_uid_map()).unwrap_or(uid)
 }
 
 /// Whether nobody but the caller and root could put something else in place of the directory or of one above it. Where
@@ -140,7 +130,11 @@ fn check_parents(fd: &OwnedFd, owners: bool) -> std::result::Result<(), Problem>
 fn is_trusted(owner: u32) -> bool {
     /// /proc/sys/kernel/overflowuid, which nobody changes.
     const OVERFLOW: u32 = 65_534;
-    let some_unmapped = || !own_map().iter().any(|line| line.count == u32::MAX);
+    let some_unmapped = || {
+        !host::own_uid_map()
+            .iter()
+            .any(|line| line.count == u32::MAX)
+    };
     owner == sys::cred::uid() || owner == 0 || (owner == OVERFLOW && some_unmapped())
 }
 
