@@ -79,13 +79,9 @@ impl Dir {
         hint.into_iter().fold(error, Error::hint)
     }
 
-    /// Writes what `settings` say, in this order, each to the first of its files that is there. Returns what holds now.
-    pub fn apply(&self, settings: &[Setting]) -> Result<Vec<Enforced>> {
-        settings.iter().map(|setting| self.set(setting)).collect()
-    }
-
-    /// As [`Dir::apply`]. Where a limit is not `required`, one that cannot be set is a note.
-    pub fn apply_all(
+    /// Writes what `settings` say, in this order, each to the first of its files that is there. Returns what holds now. Where a
+    /// limit is not `required`, one that cannot be set is a note.
+    pub fn apply(
         &self,
         settings: &[Setting],
         required: bool,
@@ -243,7 +239,11 @@ mod tests {
     fn the_first_file_that_is_there_is_written() {
         let (_place, dir) = pretended(&[("b", ""), ("c", ""), ("cgroup.controllers", "memory\n")]);
         let enforced = dir
-            .apply(&[setting("memory", &[("a", "1"), ("b", "2"), ("c", "3")])])
+            .apply(
+                &[setting("memory", &[("a", "1"), ("b", "2"), ("c", "3")])],
+                true,
+                &mut Vec::new(),
+            )
             .unwrap();
         assert_eq!((&*enforced[0].file, &*enforced[0].value), ("b", "2"));
         assert_eq!(dir.read("b").unwrap(), "2");
@@ -251,7 +251,7 @@ mod tests {
 
         let hints = |controller| {
             let error = dir
-                .apply(&[setting(controller, &[("a", "1")])])
+                .apply(&[setting(controller, &[("a", "1")])], true, &mut Vec::new())
                 .unwrap_err();
             assert!(
                 error
@@ -273,9 +273,9 @@ mod tests {
             setting("memory", &[("b", "2")]),
         ];
         let mut notes = Vec::new();
-        assert!(dir.apply_all(&settings, true, &mut notes).is_err());
+        assert!(dir.apply(&settings, true, &mut notes).is_err());
         assert!(notes.is_empty());
-        let enforced = dir.apply_all(&settings, false, &mut notes).unwrap();
+        let enforced = dir.apply(&settings, false, &mut notes).unwrap();
         assert_eq!(enforced.len(), 1);
         assert_eq!(enforced[0].file, "b");
         assert_eq!(notes.len(), 1);

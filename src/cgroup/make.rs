@@ -153,7 +153,7 @@ impl Maker {
             };
             noted(&record)?;
             // What is not made here is somebody else's, and stays.
-            match super::top::try_make(own, &name, &plan.settings, plan.required)? {
+            match super::make_top(own, &name, &plan.settings, plan.required)? {
                 Ok((top, _)) => return Ok((top, record)),
                 Err(taken) if path.is_some() || tries == NAMESAKES => return Err(taken),
                 Err(_) => tries += 1,
@@ -165,7 +165,7 @@ impl Maker {
         top.enable(&controllers_of(&plan.settings))?;
         share(plan, top);
         let leaf = top.make_beneath(LEAF, &[])?.0;
-        let enforced = leaf.apply_all(&plan.settings, plan.required, notes)?;
+        let enforced = leaf.apply(&plan.settings, plan.required, notes)?;
         give(&leaf, plan.owner)?;
         Ok((leaf, enforced))
     }
@@ -219,7 +219,7 @@ impl Maker {
         enable_down(boundary, &top, &controllers_of(&plan.settings))?;
         share(plan, &top);
         let mut notes = Vec::new();
-        let mut enforced = leaf.apply_all(&plan.settings, plan.required, &mut notes)?;
+        let mut enforced = leaf.apply(&plan.settings, plan.required, &mut notes)?;
         for limit in &mut enforced {
             let kept = plan.properties.iter().any(|property| {
                 property.property == limit.property && !started.lacking.contains(&property.name)

@@ -18,22 +18,11 @@ const TRIES: u32 = 8;
 const ANOTHER: &str =
     "another container has this cgroup: give this one another id or another /linux/cgroupsPath";
 
-/// Makes the cgroup of container `id` beneath `base`, the caller's own ([`crate::host::CgroupReading::base`]), and sets in it what
-/// `settings` say. `path`: beneath `base`; `None`: [`free_name`]. Where controllers are needed, the caller's processes move to a leaf
-/// first. It is locked (flock(2)) for as long as what is returned is kept. Nothing is left of it on failure, but the cgroups between.
+/// Makes a container's cgroup `path` beneath `base`, the caller's own ([`crate::host::CgroupReading::base`]), and sets in it what
+/// `settings` say. Where controllers are needed, the caller's processes move to a leaf first. It is locked (flock(2)) for as long as what is returned is kept. Nothing is left of it on failure, but the cgroups between.
 ///
-/// `required`: a limit that cannot be set is an error, and not left out.
+/// `required`: a limit that cannot be set is an error, and not left out. The inner error is that somebody else has the cgroup.
 pub fn make(
-    base: &str,
-    path: &str,
-    settings: &[Setting],
-    required: bool,
-) -> Result<(Dir, Vec<Enforced>)> {
-    try_make(base, path, settings, required)?
-}
-
-/// As [`make`]; the inner error is that somebody else has it.
-pub(super) fn try_make(
     base: &str,
     path: &str,
     settings: &[Setting],
@@ -52,8 +41,9 @@ pub(super) fn try_make(
     if !is_new && let Err(taken) = check_fitness(&dir) {
         return Ok(Err(taken));
     }
+    // The container's own cgroup, which gets the same, tells of it.
     let mut left_out = Vec::new();
-    match dir.apply_all(settings, required, &mut left_out) {
+    match dir.apply(settings, required, &mut left_out) {
         Ok(enforced) => Ok(Ok((dir, enforced))),
         Err(error) => {
             if is_new {

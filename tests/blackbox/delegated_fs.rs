@@ -336,10 +336,14 @@ fn a_controller_is_enabled_once_nobody_is_in_the_way() {
     assert!(lives(process.pid()));
 
     let file = "hugetlb.2MB.max";
-    let enforced = web.apply(&[setting(file, "4194304")]).unwrap();
+    let enforced = web
+        .apply(&[setting(file, "4194304")], true, &mut Vec::new())
+        .unwrap();
     assert_eq!(enforced[0].value, "4194304");
     assert_eq!(web.read(file).unwrap(), "4194304\n");
-    let error = web.apply(&[setting(file, "many")]).unwrap_err();
+    let error = web
+        .apply(&[setting(file, "many")], true, &mut Vec::new())
+        .unwrap_err();
     assert!(
         error
             .message()
@@ -354,7 +358,7 @@ fn a_controller_is_enabled_once_nobody_is_in_the_way() {
         .child(CALLERS)
         .unwrap()
         .unwrap()
-        .apply(&[setting("hugetlb.3MB.max", "0")])
+        .apply(&[setting("hugetlb.3MB.max", "0")], true, &mut Vec::new())
         .unwrap_err();
     assert!(
         error.hints().unwrap().contains("has no such file"),
@@ -367,8 +371,9 @@ fn the_cgroup_of_a_container_is_made_anew_and_never_shared() {
     lodger_only!("its library");
     let place = Place::new();
     let base = place.0.path();
-    let make =
-        |path: &str, settings: &[Setting]| lodger::cgroup::make_top(base, path, settings, true);
+    let make = |path: &str, settings: &[Setting]| {
+        lodger::cgroup::make_top(base, path, settings, true).and_then(|made| made)
+    };
     let free = || lodger::cgroup::free_name(base, "c").unwrap();
     assert_eq!(free(), "lodger-c");
     let (dir, enforced) = make("lodger-c", &[]).unwrap();

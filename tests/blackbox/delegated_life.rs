@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::delegated_pause::{cgroup, unique};
 use crate::harness::{Fixture, lodger_only, skip, wait_for};
+use crate::scopes::with_own_cgroups;
 use crate::tracing::{Fate, run_injected, trace, works};
 use crate::weak::{Outcome, held_by};
 
@@ -59,12 +60,7 @@ fn a_container_divides_its_cgroup_as_another_user_and_all_of_it_goes() {
     lodger_only!("giving the cgroup to the container");
     let id = &unique("divides");
     let mut fixture = Fixture::new();
-    let namespaces = fixture.config["linux"]["namespaces"].as_array_mut();
-    namespaces.unwrap().push(json!({"type": "cgroup"}));
-    fixture.mount(
-        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-        "options": ["nosuid", "noexec", "nodev", "rw"]}),
-    );
+    with_own_cgroups(&mut fixture);
     fixture.config["process"]["user"] = json!({"uid": 5, "gid": 5});
     fixture.sh(
         "cd /sys/fs/cgroup && mkdir sub sub/sub && echo 0 >sub/sub/cgroup.procs && cat /proc/self/cgroup &&

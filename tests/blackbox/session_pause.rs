@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::delegated_pause::{cgroup, unique};
 use crate::harness::{Fixture, lodger_only, spawn, wait_for};
+use crate::scopes::with_own_cgroups;
 
 /// What systemd has loaded of the container.
 fn units(id: &str) -> String {
@@ -56,12 +57,7 @@ fn a_scope_that_the_container_has_divided_is_joined_and_removed() {
     lodger_only!("giving the cgroup to the container");
     let id = &unique("divided");
     let mut fixture = Fixture::with_own_root();
-    let namespaces = fixture.config["linux"]["namespaces"].as_array_mut();
-    namespaces.unwrap().push(json!({"type": "cgroup"}));
-    fixture.mount(
-        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-        "options": ["nosuid", "noexec", "nodev", "rw"]}),
-    );
+    with_own_cgroups(&mut fixture);
     fixture.config["process"]["user"] = json!({"uid": 5, "gid": 5});
     fixture.sh("mkdir -p /sys/fs/cgroup/sub/sub && echo 0 >/sys/fs/cgroup/sub/sub/cgroup.procs && exec sleep 600");
     fixture.runtime(&["run", "-d", id]).ok();
