@@ -7,10 +7,14 @@ use crate::harness::{Fixture, lodger_only, wait_for};
 
 const LIMIT: u64 = 32 << 20;
 
-/// A container `c` with limits, whose program computes until SIGUSR1 makes it take all the memory there is.
+/// A container `c` with limits, whose program computes until SIGUSR1 makes it take all the memory there is. It ends as what took it,
+/// once /tmp/seen is there: the cgroup goes with it, and with that what the kernel tells of the kill.
 fn limited() -> Fixture {
     let mut fixture = Fixture::with_own_root();
-    fixture.sh("trap 'exec /bin/busybox tail /dev/zero' USR1; while :; do :; done");
+    fixture.sh(
+        "trap '/bin/busybox tail /dev/zero; code=$?; until [ -e /tmp/seen ]; do sleep 0.1; done; exit $code' USR1; \
+         while :; do :; done",
+    );
     fixture.config["linux"]["resources"] = json!({
         "memory": {"limit": LIMIT, "swap": LIMIT},
         "pids": {"limit": 20},
@@ -60,6 +64,11 @@ fn an_oom_kill_is_an_event_and_the_numbers_are_the_kernels() {
     );
 
     fixture.bare(&["kill", "c", "USR1"]).ok();
+    wait_for("the kill to be told", || {
+        let told = lines(&events.out());
+        told.iter().any(|line| line["type"] == "oom").then_some(())
+    });
+    std::fs::write(fixture.rootfs().join("tmp/seen"), "").unwrap();
     run.wait().exits(128 + 9);
     let ran = events.wait().exits(0);
     assert_eq!(ran.err, "");
