@@ -11,6 +11,7 @@ pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod host;
+pub mod image;
 pub mod init;
 pub mod log;
 pub mod plan;

@@ -68,6 +68,22 @@ pub enum Defence {
     ReadonlyCgroup,
     /// Only parameters of the container's own namespaces are set (CVE-2022-0811).
     SysctlNames,
+    /// Names in a layer lead nowhere but into its directory (CVE-2014-9357).
+    LayerNames,
+    /// What a layer brings anew is made anew: nothing is written, or changed, through a link (CVE-2018-20990, CVE-2026-33056).
+    LayerLinks,
+    /// Malformed whiteouts are refused.
+    Whiteouts,
+    /// Only extended attributes that cannot steer the kernel or another program are taken from a layer.
+    LayerXattrs,
+    /// A layer's sizes and counts have limits.
+    LayerLimits,
+    /// Digests and sizes of blobs and layers are what their descriptors say.
+    BlobDigests,
+    /// The unpacker reaches nothing but its source and its store (Landlock).
+    Confined,
+    /// No label of an image becomes an annotation that steers a runtime (CVE-2026-53488).
+    Labels,
 }
 
 /// Whether the defence is on.

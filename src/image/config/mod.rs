@@ -1,0 +1,1 @@
+//! An image's config, and what it becomes.

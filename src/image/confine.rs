@@ -1,0 +1,1 @@
+//! Landlock around an import.

@@ -1,0 +1,1 @@
+//! Layers seen as one tree.

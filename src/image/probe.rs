@@ -1,0 +1,1 @@
+//! What the filesystem of a store can do.
