@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod confine;
+pub mod containers;
 pub mod digest;
 pub mod flatten;
 pub mod import;
@@ -13,6 +14,7 @@ pub mod limits;
 pub mod merged;
 pub mod owners;
 pub mod probe;
+pub mod remove;
 pub mod source;
 pub mod store;
 pub mod tar;

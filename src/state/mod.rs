@@ -29,7 +29,7 @@ use full::because_full;
 
 pub use members::{Member, Members};
 pub use process::{ProcessIdentity, boot_id, once_visible};
-pub use record::{NamespaceMark, OuterRecord, Record, UserNamespaceRecord};
+pub use record::{ImageUse, NamespaceMark, OuterRecord, Record, UserNamespaceRecord};
 pub use report::ContainerState;
 pub use status::Status;
 #[cfg(fuzzing)]
