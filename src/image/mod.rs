@@ -4,6 +4,7 @@
 //! beneath its fd; `store` keeps layers by chain id and images by name; `merged` looks at layers as one tree, `flatten` copies them
 //! into one; `config` turns an image's config into that of a container. `import` puts these together, under `confine`.
 
+pub mod base;
 pub mod config;
 pub mod confine;
 pub mod containers;

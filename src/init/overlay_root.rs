@@ -18,7 +18,7 @@ const WORK: &str = "work";
 /// Opens the directories of `layers`, before this process takes the container's ids.
 pub(super) fn open(layers: &RootLayers) -> Result<Vec<OwnedFd>> {
     let upper = match &layers.upper {
-        RootUpper::Directory { upper, work } => vec![upper, work],
+        RootUpper::Directory { upper, work, .. } => vec![upper, work],
         RootUpper::None | RootUpper::Tmpfs { .. } => Vec::new(),
     };
     layers
@@ -48,7 +48,13 @@ pub(super) fn attach(
         ..Layers::default()
     };
     let plain = Attributes::default();
-    let flags = ["userxattr".to_owned()];
+    let mut flags = vec!["userxattr".to_owned()];
+    if matches!(
+        layers.upper,
+        RootUpper::Directory { passing: true, .. } | RootUpper::Tmpfs { .. }
+    ) {
+        flags.push("volatile".to_owned());
+    }
     let given = Given {
         source: "overlay",
         flags: &flags,
@@ -57,7 +63,7 @@ pub(super) fn attach(
     };
     let tree = match &layers.upper {
         RootUpper::None => filesystem::overlay(&paths, opened, &given),
-        RootUpper::Directory { upper, work } => {
+        RootUpper::Directory { upper, work, .. } => {
             paths.upper = Some((upper.clone(), work.clone()));
             filesystem::overlay(&paths, opened, &given)
         }

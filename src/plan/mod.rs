@@ -225,6 +225,8 @@ pub enum RootUpper {
         upper: PathBuf,
         /// The work directory, absolute, on the same filesystem.
         work: PathBuf,
+        /// Whether the changes are lost with the container, so that nothing needs to be brought to the disk (`volatile`).
+        passing: bool,
     },
     /// To a tmpfs that is the container's, and ends with it.
     Tmpfs {
