@@ -34,7 +34,7 @@ mod quick;
 mod remnants;
 mod select;
 mod show;
-mod signal;
+pub(crate) mod signal;
 mod size;
 mod spec;
 mod start;
