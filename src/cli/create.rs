@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::cgroups::{self, Cgroups};
 use super::exit_file::ExitFile;
+use super::image_options::ImageRun;
 use super::io::{Front, Io};
 use super::{Global, protect};
 use crate::error::{Doing, Error, Result};
@@ -26,6 +27,7 @@ use crate::{sys, userns};
 Examples:
   lodger create web   the bundle is the working directory
   lodger create -b /srv/web --pid-file p web && lodger start web
+  lodger create --image debian web sleep inf
 
 Exit status:
   0  the container is set up
@@ -46,13 +48,12 @@ Examples:
   lodger run web                        the bundle is the working directory
   lodger run -t web                     with a terminal, whatever the config says
   lodger run -d --pid-file web.pid web  returns once the program runs
+  lodger run --image debian -t d bash   of an image; see `lodger help image`
 
 Exit status:
   that of the container's first process; 128 + n when signal n ended it
   1  also when the container could not be run, with an error on stderr")]
 pub(crate) struct RunArgs {
-    #[command(flatten)]
-    common: Common,
     /// Return once the program runs
     ///
     /// With NOTIFY_SOCKET in the environment: once the program has said that it is ready (sd_notify(3)), or has ended.
@@ -67,6 +68,8 @@ pub(crate) struct RunArgs {
     /// program and the children it waited for: times in microseconds, max_rss in KiB). lodger has to stay for it.
     #[arg(long, value_name = "FILE", conflicts_with = "detach")]
     exit_file: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Debug, clap::Args)]
@@ -94,9 +97,51 @@ struct Common {
     /// Accepted for runc's callers: lodger never makes itself a subreaper
     #[arg(long)]
     no_subreaper: bool,
-    /// The container's id: letters, digits and any of `_+-.`
-    #[arg(value_name = "ID")]
-    id: String,
+    // The last of the options, as the heading is for all that follow.
+    #[command(flatten, next_help_heading = "Options for images")]
+    image: ImageRun,
+    /// The container's id: letters, digits and any of `_+-.`; with --image then what is in place of the image's arguments
+    ///
+    /// With --image everything after the id belongs to the program, whatever it begins with.
+    #[arg(
+        value_names = ["ID", "ARGS"],
+        required = true,
+        num_args = 1..,
+        trailing_var_arg = true,
+        help_heading = None::<&str>,
+    )]
+    words: Vec<String>,
+}
+
+impl Common {
+    fn id(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// What is in place of the image's arguments.
+    fn args(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+
+    /// The words from the id on, where those after it can be nothing but options.
+    fn misplaced(&self) -> Option<&[String]> {
+        let alone = self.image.image().is_none();
+        (alone && self.words.len() > 1).then_some(self.words.as_slice())
+    }
+}
+
+impl CreateArgs {
+    /// See [`RunArgs::misplaced`].
+    pub(super) fn misplaced(&self) -> Option<&[String]> {
+        self.common.misplaced()
+    }
+}
+
+impl RunArgs {
+    /// The words from the id on, if there are more, and they are not an image's arguments.
+    pub(super) fn misplaced(&self) -> Option<&[String]> {
+        self.common.misplaced()
+    }
 }
 
 /// Does what `create` asks.
@@ -193,7 +238,7 @@ struct Making {
 type After = (Runner, Poststop);
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
-    check_id(&common.id)?;
+    find_image(global, common)?;
     let preserved = common.io.preserved()?;
     let mut facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
@@ -230,15 +275,15 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let filter = filter(plan.seccomp.as_ref(), Some(&store))?;
     let agent = agent(&plan, until)?;
     let entry = store
-        .create(&common.id)
-        .map_err(|e| e.within(format!("cannot create container {:?}", common.id)))?;
+        .create(common.id())
+        .map_err(|e| e.within(format!("cannot create container {:?}", common.id())))?;
     let notifier = match prepare_notify(&store, &entry, &mut plan, until) {
         Ok(notifier) => notifier,
         Err(error) => return Err(undone(&store, &entry, None, error)),
     };
     let manner = Manner {
         filter,
-        keyring: (!common.no_new_keyring).then(|| format!("_ses.{}", common.id)),
+        keyring: (!common.no_new_keyring).then(|| format!("_ses.{}", common.id())),
         preserved,
         no_pivot: common.no_pivot,
     };
@@ -276,6 +321,21 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         }),
         Err(error) => Err(undone(&store, &entry, after, error)),
     }
+}
+
+/// Refuses what is no id, and an image that there is not.
+fn find_image(global: &Global, common: &Common) -> Result<()> {
+    check_id(common.id())?;
+    let Some(name) = common.image.image() else {
+        return Ok(());
+    };
+    let (id, args) = (common.id(), common.args());
+    let asked = common.image.asked(id, args, common.tty, true)?;
+    let upper = common.image.upper();
+    tracing::debug!(?asked, ?upper, "a container of an image");
+    let (store, more) = (global.store(), global.readonly_stores());
+    Err(Error::new(format!("there is no image {name:?}"))
+        .because(format!("it is not in the store {store:?}, nor in {more:?}")))
 }
 
 /// Gives the program a socket to tell of itself on, if the caller's manager wants to know (NOTIFY_SOCKET). `start` listens on
