@@ -6,16 +6,18 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 
-use super::image_options::{Asked, ImageRun};
+use super::create::Common;
+use super::image_options::Upper;
 use super::spec::Config;
 use super::{Global, remnants};
 use crate::error::{Doing, Error, Result};
-use crate::image::config::{Converted, ImageConfig, convert};
+use crate::host::HostFacts;
+use crate::image::config::{Asked, Converted, ImageConfig, ImageFiles, convert};
 use crate::image::containers::{ContainerNote, Writable};
 use crate::image::merged::Merged;
-use crate::image::store::{ImageRecord, ImageStore};
+use crate::image::store::{ImageRecord, ImageStore, LayerId};
 use crate::image::{base, flatten};
-use crate::plan::{Note, Plan, RootLayers, RootUpper};
+use crate::plan::{self, Note, Outer, Plan, RootLayers, RootUpper};
 use crate::state::{ImageUse, Store};
 use crate::sys;
 
@@ -38,24 +40,32 @@ struct Image {
     layers: Merged,
 }
 
-/// Makes what container `id` gets from its image; `None`: it is made from a bundle.
+/// Makes what the container gets from its image; `None`: it is made from a bundle.
 pub(super) fn prepare(
     global: &Global,
-    id: &str,
-    options: &ImageRun,
+    common: &Common,
+    facts: &HostFacts,
 ) -> Result<Option<FromImage>> {
-    let Some(name) = options.image() else {
+    let Some(name) = common.image.image() else {
         return Ok(None);
     };
+    let id = common.id();
     let what = || format!("cannot make container {id:?} from image {name:?}");
     let state = Store::open_or_make(global.root.as_deref())?;
-    let own = ImageStore::open_or_make(&global.store()?)?;
+    let place = global
+        .store()
+        .map_or_else(ImageStore::default_path, |path| Ok(path.to_owned()))?;
+    let own = ImageStore::open_or_make(&place)?;
     // No gc comes between what is found here and the note that tells it of this container.
     let lock = own.lock_shared()?;
     let image = find(global, &own, name).map_err(|e| e.within(what()))?;
-    let mut asked = options.asked(id)?;
+    let setgroups = !matches!(plan::idmap::outer(facts), Outer::SingleId { .. });
+    let mut asked = common
+        .image
+        .asked(id, common.args(), common.tty, setgroups)?;
+    let upper = common.image.upper();
     let mut notes = Vec::new();
-    if image.is_foreign()? && !asked.copy {
+    if image.is_foreign()? && !upper.copy {
         notes.extend((!asked.read_only).then(|| foreign_note(&image.store)));
         asked.read_only = true;
     }
@@ -67,15 +77,15 @@ pub(super) fn prepare(
         state: state.path().to_owned(),
         image: name.to_owned(),
         manifest: image.record.manifest.to_string(),
-        layers: image.record.layers.iter().map(|layer| layer.name()).collect(),
+        layers: image.record.layers.iter().map(LayerId::name).collect(),
     };
-    let writable = Writable::make(own.directory(), own.path(), &note, asked.keep_changes)?;
+    let writable = Writable::make(own.directory(), own.path(), &note, upper.keep_changes)?;
     drop(lock);
     let used = ImageUse {
         name: note.image,
         manifest: note.manifest,
         directory: writable.path().to_owned(),
-        keep: asked.keep_changes,
+        keep: upper.keep_changes,
     };
     let mut this = FromImage {
         layers: None,
@@ -84,7 +94,7 @@ pub(super) fn prepare(
         writable,
         text: Vec::new(),
     };
-    match this.lay_out(&image, &asked, converted, &state) {
+    match this.lay_out(&image, (&asked, upper), converted, &state) {
         Ok(()) => Ok(Some(this)),
         Err(error) => Err(this.discard(global, error.within(what()))),
     }
@@ -123,22 +133,21 @@ impl FromImage {
     fn lay_out(
         &mut self,
         image: &Image,
-        asked: &Asked,
+        (asked, upper): (&Asked, &Upper),
         converted: Converted,
         state: &Store,
     ) -> Result<()> {
-        let rootfs = self.writable.make_directory("rootfs")?;
+        self.writable.make_directory("rootfs")?;
         self.notes.extend(converted.notes);
-        if asked.copy {
+        if upper.copy {
             self.copy(image, state, "--copy asks for one")?;
         } else {
-            self.layers = Some(RootLayers {
-                lower: image.lower(),
-                upper: self.upper(image, asked)?,
-            });
-            if self.layers.upper == RootUpper::None {
-                self.add_base(image, &converted.config)?;
+            let upper = self.upper(image, asked, upper)?;
+            let mut lower = image.lower();
+            if upper == RootUpper::None {
+                lower.push(self.base(image, &converted.config)?);
             }
+            self.layers = Some(RootLayers { lower, upper });
         }
         self.text = serde_json::to_vec(&converted.config)
             .map_err(|e| Error::new("cannot write the config").because(e))?;
@@ -161,10 +170,10 @@ impl FromImage {
     }
 
     /// Where changes go.
-    fn upper(&self, image: &Image, asked: &Asked) -> Result<RootUpper> {
+    fn upper(&self, image: &Image, asked: &Asked, options: &Upper) -> Result<RootUpper> {
         let mode = image.root_mode()?;
-        if let Some(size) = &asked.tmpfs_upper {
-            let size = size.clone();
+        if let Some(size) = options.tmpfs_upper {
+            let size = (size > 0).then(|| size.to_string());
             return Ok(RootUpper::Tmpfs { size, mode });
         }
         if asked.read_only {
@@ -177,7 +186,7 @@ impl FromImage {
         Ok(RootUpper::Directory {
             upper,
             work: self.writable.make_directory("work")?,
-            passing: !asked.keep_changes,
+            passing: !options.keep_changes,
         })
     }
 
@@ -197,13 +206,10 @@ impl FromImage {
     }
 
     /// The layer below all, with the mount points that the image lacks.
-    fn add_base(&mut self, image: &Image, config: &Value) -> Result<()> {
+    fn base(&self, image: &Image, config: &Value) -> Result<PathBuf> {
         let path = self.writable.make_directory("base")?;
         base::fill(&self.open("base")?, &image.layers, &base::mount_points(config))?;
-        if let Some(layers) = &mut self.layers {
-            layers.lower.push(path);
-        }
-        Ok(())
+        Ok(path)
     }
 }
 
@@ -232,8 +238,8 @@ impl Image {
 fn find(global: &Global, own: &ImageStore, name: &str) -> Result<Image> {
     let mut places = vec![format!("{:?}", own.path())];
     let own = ImageStore::open(own.path())?;
-    let others = global.stores_readonly().into_iter();
-    let others = others.map(|path| ImageStore::open_readonly(&path));
+    let others = global.readonly_stores().iter();
+    let others = others.map(|path| ImageStore::open_readonly(path));
     for store in own.into_iter().map(Ok).chain(others) {
         let store = store?;
         if let Some(record) = store.image(name)? {

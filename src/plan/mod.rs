@@ -503,7 +503,7 @@ mod sysctl;
 mod time_offsets;
 pub mod unit_annotations;
 
-pub use annotations::{ACTING as ACTING_ANNOTATIONS, Acting, keeps_groups};
+pub use annotations::{ACTING as ACTING_ANNOTATIONS, Acting, controls, keeps_groups};
 pub use attributes::{ProcessAttributes, Role, attributes};
 pub use capability::CapabilitySet;
 pub use cgroup_types::{
