@@ -134,14 +134,16 @@ mod tests {
             now.latest.seconds = 9;
         });
         assert_eq!(copied, Finding::Copied);
-        let changes: [(fn(&mut Listing), &str); 4] = [
-            (|now| now.entries += 1, "entries"),
-            (|now| now.bytes -= 1, "bytes"),
-            (|now| now.sum[3] += 1, "mode"),
-            (|now| now.latest.nanoseconds = 1, "after the import"),
-        ];
-        for (change, word) in changes {
-            match differs(change) {
+        for (finding, word) in [
+            (differs(|now| now.entries += 1), "entries"),
+            (differs(|now| now.bytes -= 1), "bytes"),
+            (differs(|now| now.sum[3] += 1), "mode"),
+            (
+                differs(|now| now.latest.nanoseconds = 1),
+                "after the import",
+            ),
+        ] {
+            match finding {
                 Finding::Damaged(how) => assert!(how.contains(word), "{how}"),
                 other => panic!("{word}: {other:?}"),
             }
