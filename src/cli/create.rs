@@ -257,6 +257,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         notify: notify::is_wanted(),
         runner: runner.as_ref(),
         cgroups: maker.as_ref(),
+        image: None,
     };
     let poststop = match Poststop::new(&plan.hooks.poststop, creation.told()) {
         Ok(poststop) => poststop,

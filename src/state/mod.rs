@@ -31,7 +31,7 @@ pub(crate) use full::because_full_of;
 
 pub use members::{Member, Members};
 pub use process::{ProcessIdentity, boot_id, once_visible};
-pub use record::{NamespaceMark, OuterRecord, Record, UserNamespaceRecord};
+pub use record::{ImageUse, NamespaceMark, OuterRecord, Record, UserNamespaceRecord};
 pub use report::ContainerState;
 pub use status::Status;
 #[cfg(fuzzing)]
