@@ -1,26 +1,16 @@
 //! What nobody needs is removed: layers and blobs that no image and no container names, and what was never completed.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, RenameFlags};
-use serde::Deserialize;
+use rustix::fs::{AtFlags, RenameFlags};
 
 use super::tree;
-use super::{BLOBS, CONTAINERS, ImageStore, LAYERS, LayerId, MAX_RECORD, TMP, directory_flags};
+use super::{BLOBS, ImageStore, LAYERS, LayerId, TMP};
 use crate::error::{Doing, Error, Result};
-use crate::image::Digest;
+use crate::image::{Digest, containers, remove};
 use crate::sys;
-
-/// What a container of the store says of itself (`containers/ID/container.json`), as far as it matters here.
-const CONTAINER_RECORD: &str = "container.json";
-
-#[derive(Debug, Deserialize)]
-struct ContainerRecord {
-    /// The layers that it stands on.
-    layers: Vec<LayerId>,
-}
 
 /// What can go.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,6 +21,8 @@ pub struct Garbage {
     pub blobs: Vec<Digest>,
     /// The names beneath `tmp/`: what killed commands left.
     pub leftovers: Vec<String>,
+    /// What containers wrote that are no more, by path in the store.
+    pub changes: Vec<String>,
 }
 
 impl Garbage {
@@ -41,7 +33,7 @@ impl Garbage {
 
     /// Whether trees of files are among it, which may belong to subordinate ids.
     pub fn has_trees(&self) -> bool {
-        !self.layers.is_empty() || !self.leftovers.is_empty()
+        !(self.layers.is_empty() && self.leftovers.is_empty() && self.changes.is_empty())
     }
 }
 
@@ -54,13 +46,23 @@ pub fn find(store: &ImageStore) -> Result<Garbage> {
     if let Some(error) = damaged.into_iter().next() {
         return Err(error.within("cannot tell what is needed"));
     }
-    let mut layers: BTreeSet<LayerId> = containers_layers(store)?;
+    let mut garbage = Garbage::default();
+    let mut layers = BTreeSet::new();
     let mut blobs = BTreeSet::new();
+    for found in containers::all(store.directory(), store.path())? {
+        if found.is_used || found.kind == containers::KEPT {
+            let needed = found.note.map_or_else(Vec::new, |note| note.layers);
+            layers.extend(needed.iter().filter_map(|name| LayerId::parse(name)));
+        } else {
+            garbage
+                .changes
+                .push(format!("{}/{}", found.kind, found.name));
+        }
+    }
     for image in images {
         layers.extend(image.layers);
         blobs.extend([image.manifest, image.config]);
     }
-    let mut garbage = Garbage::default();
     for name in names(store, LAYERS)? {
         let id = LayerId::parse(&name).filter(|id| !layers.contains(id));
         garbage.layers.extend(id);
@@ -85,28 +87,6 @@ fn names(store: &ImageStore, directory: &str) -> Result<Vec<String>> {
     }
 }
 
-/// The layers that containers stand on.
-fn containers_layers(store: &ImageStore) -> Result<BTreeSet<LayerId>> {
-    let mut layers = BTreeSet::new();
-    for name in names(store, CONTAINERS)? {
-        let path = format!("{CONTAINERS}/{name}/{CONTAINER_RECORD}");
-        let what = || format!("cannot tell which layers container {name:?} stands on");
-        let text = match sys::path::read_regular_at(store.directory(), Path::new(&path), MAX_RECORD)
-        {
-            // It was never complete.
-            Err(e) if e.is(libc::ENOENT) => continue,
-            read => read.doing(what)?,
-        };
-        let record: ContainerRecord = serde_json::from_slice(&text).map_err(|error| {
-            Error::new(what()).because(error).hint(format!(
-                "its record is damaged: `lodger delete -f {name}` removes the container"
-            ))
-        })?;
-        layers.extend(record.layers);
-    }
-    Ok(layers)
-}
-
 /// How many bytes of the disk the garbage has, as far as this process can see.
 ///
 /// # Errors
@@ -123,6 +103,7 @@ pub fn usage(store: &ImageStore, garbage: &Garbage) -> Result<u64> {
     };
     add(LAYERS, &mut garbage.layers.iter().map(LayerId::name))?;
     add(TMP, &mut garbage.leftovers.iter().map(String::as_str))?;
+    add(".", &mut garbage.changes.iter().map(String::as_str))?;
     for digest in &garbage.blobs {
         let directory = format!("{BLOBS}/{}", digest.algorithm());
         add(&directory, &mut std::iter::once(digest.hex()))?;
@@ -152,6 +133,9 @@ pub fn remove(store: &ImageStore, garbage: &Garbage) -> Result<()> {
     for name in &garbage.leftovers {
         remove_tree(&tmp, name)?;
     }
+    for path in &garbage.changes {
+        remove_tree(store.directory(), path)?;
+    }
     for layer in &garbage.layers {
         let name = layer.name();
         let noreplace = RenameFlags::NOREPLACE;
@@ -163,24 +147,14 @@ pub fn remove(store: &ImageStore, garbage: &Garbage) -> Result<()> {
     Ok(())
 }
 
-/// Removes the file or the tree `name`.
-fn remove_tree(parent: &OwnedFd, name: &str) -> Result<()> {
-    let directory = match rustix::fs::openat(parent, name, directory_flags(), Mode::empty()) {
-        Ok(fd) => tree::clear(&fd).map(|()| AtFlags::REMOVEDIR),
-        Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Ok(AtFlags::empty()),
-        Err(e) => Err(sys::Error::new("openat", format!("{name:?}"), e)),
-    };
-    directory
-        .and_then(|flags| {
-            rustix::fs::unlinkat(parent, name, flags)
-                .map_err(|e| sys::Error::new("unlinkat", format!("{name:?}"), e))
-        })
-        .map_err(|cause| {
-            let denied = cause.is(libc::EACCES) || cause.is(libc::EPERM);
-            let error = Error::new(format!("cannot remove {name:?} of the image store")).because(cause);
-            if !denied {
-                return error;
-            }
-            error.hint("files in it belong to ids that are not yours any more: have them back in /etc/subuid and /etc/subgid, or ask root to remove it")
-        })
+/// Removes the file or the tree at `path`, which is the store's own.
+pub(super) fn remove_tree(parent: &OwnedFd, path: &str) -> Result<()> {
+    remove::tree(parent, OsStr::new(path)).map_err(|cause| {
+        let denied = cause.is(libc::EACCES) || cause.is(libc::EPERM);
+        let error = Error::new(format!("cannot remove {path:?} of the image store")).because(cause);
+        if !denied {
+            return error;
+        }
+        error.hint("files in it belong to ids that are not yours any more: have them back in /etc/subuid and /etc/subgid, or ask root to remove it")
+    })
 }

@@ -2,7 +2,7 @@
 //!
 //! `$XDG_DATA_HOME/lodger`, else `~/.local/share/lodger`; another one with `--store DIR`. Beneath it:
 //! `images/NAME.json` (what a name means), `layers/CHAIN/` (`root/` and `layer.json`), `blobs/ALGORITHM/HEX`,
-//! `containers/`, `tmp/` (work in progress) and `lock`. All is 0700 and 0600, the caller's alone, and reached by fd. A store of
+//! `containers/` and `kept/` (see [`super::containers`]), `tmp/` (work in progress) and `lock`. All is 0700 and 0600, the caller's alone, and reached by fd. A store of
 //! somebody else can be read (`--store-ro DIR`): nothing in it is changed, not even a lock file.
 //!
 //! Whoever adds to the store, or looks for what must stay, holds the lock shared; who removes layers and blobs ([`gc`]) holds it
@@ -28,7 +28,7 @@ pub mod verify;
 
 pub use layer::{Claim, LayerId, LayerRecord, Work};
 pub use record::{ImageRecord, check_name};
-pub use tree::{Listing, Moment, clear, list};
+pub use tree::{Listing, Moment, list};
 
 /// What messages call the store.
 pub(crate) const STORE: Purpose = Purpose {
@@ -40,12 +40,11 @@ const LOCK: &str = "lock";
 const IMAGES: &str = "images";
 const LAYERS: &str = "layers";
 const BLOBS: &str = "blobs";
-const CONTAINERS: &str = "containers";
 const TMP: &str = "tmp";
 const LAYER_RECORD: &str = "layer.json";
 const ROOT: &str = "root";
 
-/// What a record of the store may have, in bytes; those of a container in `containers/` too.
+/// What a record of the store may have, in bytes.
 const MAX_RECORD: usize = 4 << 20;
 
 /// A store of images.

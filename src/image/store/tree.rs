@@ -1,6 +1,6 @@
-//! Trees of files: removed, and listed to be compared later.
+//! Trees of files: measured, and listed to be compared later.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, RawMode, Stat};
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::directory_flags;
-use crate::image::{Digest, Hasher};
+use crate::image::{Digest, Hasher, remove};
 use crate::sys::{Error, Result};
 
 /// A time of a file.
@@ -87,71 +87,12 @@ impl Level {
     }
 }
 
-/// Removes all that is in a directory. Links are removed, never followed.
-pub fn clear(directory: &OwnedFd) -> Result<()> {
-    // What is too deep for so many open directories is moved up first, and found by another round.
-    let mut moved = 0u64;
-    loop {
-        let before = moved;
-        clear_once(directory, &mut moved)?;
-        if moved == before {
-            return Ok(());
-        }
+/// Removes all that is in a directory, and leaves it itself.
+pub(super) fn clear(directory: &OwnedFd) -> Result<()> {
+    for name in names(directory)? {
+        remove::tree(directory, OsStr::new(&name))?;
     }
-}
-
-fn clear_once(directory: &OwnedFd, moved: &mut u64) -> Result<()> {
-    const DEEPEST: usize = 128;
-    let mut levels = vec![Level::open(directory, c".")?];
-    loop {
-        let depth = levels.len();
-        let Some(level) = levels.last_mut() else {
-            return Ok(());
-        };
-        let Some((name, kind)) = level.next()? else {
-            let done = levels.pop();
-            if let (Some(done), Some(above)) = (done, levels.last()) {
-                unlink(&above.fd, &done.name, AtFlags::REMOVEDIR)?;
-            }
-            continue;
-        };
-        if !matches!(kind, FileType::Directory | FileType::Unknown) {
-            unlink(&level.fd, &name, AtFlags::empty())?;
-        } else if depth > DEEPEST {
-            move_up(&level.fd, &name, directory, moved)?;
-        } else {
-            match Level::open(&level.fd, &name) {
-                Ok(below) => levels.push(below),
-                Err(e) if e.is(libc::ENOTDIR) || e.is(libc::ELOOP) => {
-                    unlink(&level.fd, &name, AtFlags::empty())?;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-    }
-}
-
-/// Moves a directory to the top, under a name that is free there.
-fn move_up(from: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> Result<()> {
-    loop {
-        let new = format!(".moved-{moved}");
-        *moved += 1;
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
-        match rustix::fs::renameat_with(from, name, top, &new, flags) {
-            Err(Errno::EXIST) => {}
-            answer => {
-                let args = format!("{name:?}, {new:?}, RENAME_NOREPLACE");
-                return answer.map_err(|e| Error::new("renameat2", args, e));
-            }
-        }
-    }
-}
-
-fn unlink(parent: &OwnedFd, name: &CStr, flags: AtFlags) -> Result<()> {
-    match rustix::fs::unlinkat(parent, name, flags) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(Error::new("unlinkat", format!("{name:?}, {flags:?}"), e)),
-    }
+    Ok(())
 }
 
 /// How many bytes of the disk the file or the tree `name` has, as far as this process may look.
