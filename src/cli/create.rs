@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use super::cgroups::{self, Cgroups};
 use super::exit_file::ExitFile;
+use super::image_options::ImageRun;
+use super::image_run::{self, FromImage};
 use super::io::{Front, Io};
 use super::{Global, protect};
 use crate::error::{Doing, Error, Result};
@@ -97,6 +99,8 @@ struct Common {
     /// The container's id: letters, digits and any of `_+-.`
     #[arg(value_name = "ID")]
     id: String,
+    #[command(flatten)]
+    image: ImageRun,
 }
 
 /// Does what `create` asks.
@@ -194,12 +198,29 @@ type After = (Runner, Poststop);
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(&common.id)?;
+    let image = image_run::prepare(global, &common.id, &common.image)?;
+    let made = make_from(image.as_ref(), global, common, until);
+    match image {
+        Some(image) => made.map_err(|error| image.discard(global, error)),
+        None => made,
+    }
+}
+
+fn make_from(
+    image: Option<&FromImage>,
+    global: &Global,
+    common: &Common,
+    until: Until,
+) -> Result<Making> {
     let preserved = common.io.preserved()?;
     let mut facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
     let mut making = Cgroups::begin(global, &mut facts);
-    let config = super::spec::read_config(&common.bundle, common.config.as_deref())?;
+    let config = match image {
+        Some(image) => image.config(),
+        None => super::spec::read_config(&common.bundle, common.config.as_deref())?,
+    };
     // Hooks are run by one who has stayed where the caller is.
     let runner = config.may_have_hooks().then(Runner::begin).transpose()?;
     let (early, joinable) = config.parse_if_it_joins(&mut facts)?.unzip();
@@ -215,6 +236,9 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     facts.learn(&bundle.spec);
     let mut plan = making.plan(&bundle, &mut facts)?;
     let maker = making.maker(&plan, &facts)?;
+    if let Some(image) = image {
+        image.complete(&mut plan);
+    }
     if common.no_pivot {
         plan.notes.push(without_pivot(&plan)?);
     }
@@ -257,7 +281,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         notify: notify::is_wanted(),
         runner: runner.as_ref(),
         cgroups: maker.as_ref(),
-        image: None,
+        image: image.map(FromImage::used),
     };
     let poststop = match Poststop::new(&plan.hooks.poststop, creation.told()) {
         Ok(poststop) => poststop,

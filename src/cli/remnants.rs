@@ -90,7 +90,7 @@ fn clear_inside(store: &Store, top: &Dir) -> Result<Removal> {
 }
 
 /// Does `work` in a process that has all of the caller's ids: it is in the outer user namespace, which this one does not enter.
-fn in_outer(
+pub(super) fn in_outer(
     store: &Store,
     what: impl Fn() -> String,
     work: impl FnOnce() -> Result<()>,
