@@ -29,7 +29,9 @@ pub fn mount_points(config: &Value) -> Vec<MountPoint> {
     let mounts = config["mounts"].as_array().into_iter().flatten();
     let mounts = mounts.filter_map(|mount| {
         let bound = mount["options"].as_array().into_iter().flatten();
-        let is_bind = bound.filter_map(Value::as_str).any(|o| o == "bind" || o == "rbind");
+        let is_bind = bound
+            .filter_map(Value::as_str)
+            .any(|o| o == "bind" || o == "rbind");
         let source = mount["source"].as_str().filter(|_| is_bind);
         Some(MountPoint {
             path: PathBuf::from(mount["destination"].as_str()?),
