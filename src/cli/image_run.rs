@@ -12,10 +12,10 @@ use super::spec::Config;
 use super::{Global, remnants};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
-use crate::image::config::{Asked, Converted, ImageConfig, ImageFiles, convert};
+use crate::image::config::{Asked, Converted, ImageConfig, convert};
 use crate::image::containers::{ContainerNote, Writable};
 use crate::image::merged::Merged;
-use crate::image::store::{ImageRecord, ImageStore, LayerId};
+use crate::image::store::{ImageRecord, ImageStore};
 use crate::image::{base, flatten};
 use crate::plan::{self, Note, Outer, Plan, RootLayers, RootUpper};
 use crate::state::{ImageUse, Store};
@@ -77,7 +77,12 @@ pub(super) fn prepare(
         state: state.path().to_owned(),
         image: name.to_owned(),
         manifest: image.record.manifest.to_string(),
-        layers: image.record.layers.iter().map(LayerId::name).collect(),
+        layers: image
+            .record
+            .layers
+            .iter()
+            .map(|id| id.name().to_owned())
+            .collect(),
     };
     let writable = Writable::make(own.directory(), own.path(), &note, upper.keep_changes)?;
     drop(lock);
@@ -199,7 +204,12 @@ impl FromImage {
 
     /// The root directory of an overlay looks as the upper one does.
     fn set_mode(&self, name: &str, mode: u32) -> Result<()> {
-        let what = || format!("cannot change the mode of {:?}", self.writable.path().join(name));
+        let what = || {
+            format!(
+                "cannot change the mode of {:?}",
+                self.writable.path().join(name)
+            )
+        };
         rustix::fs::fchmod(self.open(name)?, Mode::from_raw_mode(mode))
             .map_err(|e| sys::Error::new("fchmod", format!("{mode:o}"), e))
             .doing(what)
@@ -208,7 +218,11 @@ impl FromImage {
     /// The layer below all, with the mount points that the image lacks.
     fn base(&self, image: &Image, config: &Value) -> Result<PathBuf> {
         let path = self.writable.make_directory("base")?;
-        base::fill(&self.open("base")?, &image.layers, &base::mount_points(config))?;
+        base::fill(
+            &self.open("base")?,
+            &image.layers,
+            &base::mount_points(config),
+        )?;
         Ok(path)
     }
 }
@@ -217,7 +231,9 @@ impl Image {
     /// The paths of the layers, topmost first.
     fn lower(&self) -> Vec<PathBuf> {
         let topmost_first = self.record.layers.iter().rev();
-        topmost_first.map(|layer| self.store.layer_root(layer)).collect()
+        topmost_first
+            .map(|layer| self.store.layer_root(layer))
+            .collect()
     }
 
     fn root_mode(&self) -> Result<u32> {
