@@ -93,6 +93,12 @@ impl Found {
     }
 }
 
+impl super::config::ImageFiles for Merged {
+    fn read(&self, path: &Path, limit: usize) -> Result<Option<Vec<u8>>> {
+        Self::read(self, path, limit)
+    }
+}
+
 impl Merged {
     /// The tree of `layers`, topmost first, each an fd of its root directory.
     pub fn new(layers: Vec<OwnedFd>) -> Self {
