@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::cgroups::{self, Cgroups};
 use super::exit_file::ExitFile;
 use super::image_options::ImageRun;
+use super::image_run::{self, FromImage};
 use super::io::{Front, Io};
 use super::{Global, protect};
 use crate::error::{Doing, Error, Result};
@@ -73,7 +74,7 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct Common {
+pub(super) struct Common {
     /// The bundle: a directory with config.json and, most often, the root filesystem
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
@@ -82,7 +83,7 @@ struct Common {
     config: Option<PathBuf>,
     /// Give the program a terminal, whatever the config says
     #[arg(short, long)]
-    tty: bool,
+    pub(super) tty: bool,
     #[command(flatten)]
     io: Io,
     /// Change the root without pivot_root(2), which a host with an initramfs for its root refuses
@@ -99,7 +100,7 @@ struct Common {
     no_subreaper: bool,
     // The last of the options, as the heading is for all that follow.
     #[command(flatten, next_help_heading = "Options for images")]
-    image: ImageRun,
+    pub(super) image: ImageRun,
     /// The container's id: letters, digits and any of `_+-.`; with --image then what is in place of the image's arguments
     ///
     /// With --image everything after the id belongs to the program, whatever it begins with.
@@ -114,12 +115,12 @@ struct Common {
 }
 
 impl Common {
-    fn id(&self) -> &str {
+    pub(super) fn id(&self) -> &str {
         self.words.first().map_or("", String::as_str)
     }
 
     /// What is in place of the image's arguments.
-    fn args(&self) -> &[String] {
+    pub(super) fn args(&self) -> &[String] {
         self.words.get(1..).unwrap_or_default()
     }
 
@@ -238,13 +239,30 @@ struct Making {
 type After = (Runner, Poststop);
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
-    find_image(global, common)?;
+    check_id(common.id())?;
+    let facts = HostFacts::probe();
+    let image = image_run::prepare(global, common, &facts)?;
+    let made = make_from(image.as_ref(), facts, (global, common), until);
+    match image {
+        Some(image) => made.map_err(|error| image.discard(global, error)),
+        None => made,
+    }
+}
+
+fn make_from(
+    image: Option<&FromImage>,
+    mut facts: HostFacts,
+    (global, common): (&Global, &Common),
+    until: Until,
+) -> Result<Making> {
     let preserved = common.io.preserved()?;
-    let mut facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
     let mut making = Cgroups::begin(global, &mut facts);
-    let config = super::spec::read_config(&common.bundle, common.config.as_deref())?;
+    let config = match image {
+        Some(image) => image.config(),
+        None => super::spec::read_config(&common.bundle, common.config.as_deref())?,
+    };
     // Hooks are run by one who has stayed where the caller is.
     let runner = config.may_have_hooks().then(Runner::begin).transpose()?;
     let (early, joinable) = config.parse_if_it_joins(&mut facts)?.unzip();
@@ -260,6 +278,9 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     facts.learn(&bundle.spec);
     let mut plan = making.plan(&bundle, &mut facts)?;
     let maker = making.maker(&plan, &facts)?;
+    if let Some(image) = image {
+        image.complete(&mut plan);
+    }
     if common.no_pivot {
         plan.notes.push(without_pivot(&plan)?);
     }
@@ -302,6 +323,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         notify: notify::is_wanted(),
         runner: runner.as_ref(),
         cgroups: maker.as_ref(),
+        image: image.map(FromImage::used),
     };
     let poststop = match Poststop::new(&plan.hooks.poststop, creation.told()) {
         Ok(poststop) => poststop,
@@ -321,21 +343,6 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         }),
         Err(error) => Err(undone(&store, &entry, after, error)),
     }
-}
-
-/// Refuses what is no id, and an image that there is not.
-fn find_image(global: &Global, common: &Common) -> Result<()> {
-    check_id(common.id())?;
-    let Some(name) = common.image.image() else {
-        return Ok(());
-    };
-    let (id, args) = (common.id(), common.args());
-    let asked = common.image.asked(id, args, common.tty, true)?;
-    let upper = common.image.upper();
-    tracing::debug!(?asked, ?upper, "a container of an image");
-    let (store, more) = (global.store(), global.readonly_stores());
-    Err(Error::new(format!("there is no image {name:?}"))
-        .because(format!("it is not in the store {store:?}, nor in {more:?}")))
 }
 
 /// Gives the program a socket to tell of itself on, if the caller's manager wants to know (NOTIFY_SOCKET). `start` listens on

@@ -26,6 +26,7 @@ mod features;
 mod global;
 mod help;
 mod image_options;
+mod image_run;
 mod io;
 mod kill;
 mod later;
