@@ -51,6 +51,8 @@ mod hook_calls;
 mod hook_config;
 mod hook_failures;
 mod hooks;
+mod image_config;
+mod image_stop;
 mod isolation;
 mod jobs;
 mod kills;
