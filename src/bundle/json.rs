@@ -11,7 +11,7 @@ use serde_json::{Map, Number, Value};
 use super::{BundleError, escape};
 
 /// How deep arrays and objects may be nested; below serde_json's own limit of 128.
-pub(super) const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// What was found that serde_json itself would have accepted.
 enum Fault {
@@ -20,7 +20,7 @@ enum Fault {
 }
 
 /// Parses the whole of `text` as one JSON value.
-pub(super) fn parse(text: &[u8]) -> Result<Value, BundleError> {
+pub(crate) fn parse(text: &[u8]) -> Result<Value, BundleError> {
     let text = std::str::from_utf8(text).map_err(|e| BundleError::NotUtf8 {
         offset: e.valid_up_to(),
     })?;

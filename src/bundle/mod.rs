@@ -18,7 +18,7 @@ use crate::sys::defence::{Defence, is_on};
 
 mod attributes;
 mod hooks;
-mod json;
+pub(crate) mod json;
 mod namespaces;
 mod raw;
 pub mod seccomp;
