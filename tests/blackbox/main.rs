@@ -53,6 +53,7 @@ mod hook_failures;
 mod hooks;
 mod image_config;
 mod image_stop;
+mod image_store;
 mod isolation;
 mod jobs;
 mod kills;
