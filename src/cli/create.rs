@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use super::cgroups::{self, Cgroups};
 use super::exit_file::ExitFile;
+use super::image_options::ImageRun;
+use super::image_run::{self, FromImage};
 use super::io::{Front, Io};
 use super::{Global, protect};
 use crate::error::{Doing, Error, Result};
@@ -26,6 +28,7 @@ use crate::{sys, userns};
 Examples:
   lodger create web   the bundle is the working directory
   lodger create -b /srv/web --pid-file p web && lodger start web
+  lodger create --image debian web sleep inf
 
 Exit status:
   0  the container is set up
@@ -46,13 +49,12 @@ Examples:
   lodger run web                        the bundle is the working directory
   lodger run -t web                     with a terminal, whatever the config says
   lodger run -d --pid-file web.pid web  returns once the program runs
+  lodger run --image debian -t d bash   of an image; see `lodger help image`
 
 Exit status:
   that of the container's first process; 128 + n when signal n ended it
   1  also when the container could not be run, with an error on stderr")]
 pub(crate) struct RunArgs {
-    #[command(flatten)]
-    common: Common,
     /// Return once the program runs
     ///
     /// With NOTIFY_SOCKET in the environment: once the program has said that it is ready (sd_notify(3)), or has ended.
@@ -67,10 +69,12 @@ pub(crate) struct RunArgs {
     /// program and the children it waited for: times in microseconds, max_rss in KiB). lodger has to stay for it.
     #[arg(long, value_name = "FILE", conflicts_with = "detach")]
     exit_file: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Debug, clap::Args)]
-struct Common {
+pub(super) struct Common {
     /// The bundle: a directory with config.json and, most often, the root filesystem
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
@@ -79,7 +83,7 @@ struct Common {
     config: Option<PathBuf>,
     /// Give the program a terminal, whatever the config says
     #[arg(short, long)]
-    tty: bool,
+    pub(super) tty: bool,
     #[command(flatten)]
     io: Io,
     /// Change the root without pivot_root(2), which a host with an initramfs for its root refuses
@@ -94,9 +98,51 @@ struct Common {
     /// Accepted for runc's callers: lodger never makes itself a subreaper
     #[arg(long)]
     no_subreaper: bool,
-    /// The container's id: letters, digits and any of `_+-.`
-    #[arg(value_name = "ID")]
-    id: String,
+    // The last of the options, as the heading is for all that follow.
+    #[command(flatten, next_help_heading = "Options for images")]
+    pub(super) image: ImageRun,
+    /// The container's id: letters, digits and any of `_+-.`; with --image then what is in place of the image's arguments
+    ///
+    /// With --image everything after the id belongs to the program, whatever it begins with.
+    #[arg(
+        value_names = ["ID", "ARGS"],
+        required = true,
+        num_args = 1..,
+        trailing_var_arg = true,
+        help_heading = None::<&str>,
+    )]
+    words: Vec<String>,
+}
+
+impl Common {
+    pub(super) fn id(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// What is in place of the image's arguments.
+    pub(super) fn args(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+
+    /// The words from the id on, where those after it can be nothing but options.
+    fn misplaced(&self) -> Option<&[String]> {
+        let alone = self.image.image().is_none();
+        (alone && self.words.len() > 1).then_some(self.words.as_slice())
+    }
+}
+
+impl CreateArgs {
+    /// See [`RunArgs::misplaced`].
+    pub(super) fn misplaced(&self) -> Option<&[String]> {
+        self.common.misplaced()
+    }
+}
+
+impl RunArgs {
+    /// The words from the id on, if there are more, and they are not an image's arguments.
+    pub(super) fn misplaced(&self) -> Option<&[String]> {
+        self.common.misplaced()
+    }
 }
 
 /// Does what `create` asks.
@@ -193,13 +239,30 @@ struct Making {
 type After = (Runner, Poststop);
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
-    check_id(&common.id)?;
+    check_id(common.id())?;
+    let facts = HostFacts::probe();
+    let image = image_run::prepare(global, common, &facts)?;
+    let made = make_from(image.as_ref(), facts, (global, common), until);
+    match image {
+        Some(image) => made.map_err(|error| image.discard(global, error)),
+        None => made,
+    }
+}
+
+fn make_from(
+    image: Option<&FromImage>,
+    mut facts: HostFacts,
+    (global, common): (&Global, &Common),
+    until: Until,
+) -> Result<Making> {
     let preserved = common.io.preserved()?;
-    let mut facts = HostFacts::probe();
     protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
     let mut making = Cgroups::begin(global, &mut facts);
-    let config = super::spec::read_config(&common.bundle, common.config.as_deref())?;
+    let config = match image {
+        Some(image) => image.config(),
+        None => super::spec::read_config(&common.bundle, common.config.as_deref())?,
+    };
     // Hooks are run by one who has stayed where the caller is.
     let runner = config.may_have_hooks().then(Runner::begin).transpose()?;
     let (early, joinable) = config.parse_if_it_joins(&mut facts)?.unzip();
@@ -215,6 +278,9 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     facts.learn(&bundle.spec);
     let mut plan = making.plan(&bundle, &mut facts)?;
     let maker = making.maker(&plan, &facts)?;
+    if let Some(image) = image {
+        image.complete(&mut plan);
+    }
     if common.no_pivot {
         plan.notes.push(without_pivot(&plan)?);
     }
@@ -230,15 +296,15 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let filter = filter(plan.seccomp.as_ref(), Some(&store))?;
     let agent = agent(&plan, until)?;
     let entry = store
-        .create(&common.id)
-        .map_err(|e| e.within(format!("cannot create container {:?}", common.id)))?;
+        .create(common.id())
+        .map_err(|e| e.within(format!("cannot create container {:?}", common.id())))?;
     let notifier = match prepare_notify(&store, &entry, &mut plan, until) {
         Ok(notifier) => notifier,
         Err(error) => return Err(undone(&store, &entry, None, error)),
     };
     let manner = Manner {
         filter,
-        keyring: (!common.no_new_keyring).then(|| format!("_ses.{}", common.id)),
+        keyring: (!common.no_new_keyring).then(|| format!("_ses.{}", common.id())),
         preserved,
         no_pivot: common.no_pivot,
     };
@@ -257,6 +323,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
         notify: notify::is_wanted(),
         runner: runner.as_ref(),
         cgroups: maker.as_ref(),
+        image: image.map(FromImage::used),
     };
     let poststop = match Poststop::new(&plan.hooks.poststop, creation.told()) {
         Ok(poststop) => poststop,

@@ -14,6 +14,14 @@ pub(crate) struct Global {
     /// /tmp/lodger-UID]
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
+    /// Keep images, and what containers write, in DIR [default: $LODGER_STORE, else $XDG_DATA_HOME/lodger, else
+    /// ~/.local/share/lodger]
+    #[arg(long, value_name = "DIR", global = true, display_order = 500)]
+    store: Option<PathBuf>,
+    /// Look for images in DIR too, a store of somebody else's or of the site; may be given several times [default:
+    /// $LODGER_STORE_RO, with `:` between several]
+    #[arg(long, value_name = "DIR", global = true, display_order = 500)]
+    store_ro: Vec<PathBuf>,
     /// Append messages to a file, or send them to the system's log: [file:]PATH, journald:ID or syslog:ID. Errors go to
     /// stderr as well
     #[arg(long, value_name = "TARGET")]
@@ -64,10 +72,33 @@ impl Global {
         }
     }
 
-    /// Refuses what cannot be, and makes the state directory's path absolute.
+    /// Where images are kept, absolute; `None`: in the default place.
+    pub(crate) fn store(&self) -> Option<&Path> {
+        self.store.as_deref()
+    }
+
+    /// Further stores to look for images in, in this order, absolute; nothing is written to them.
+    pub(crate) fn readonly_stores(&self) -> &[PathBuf] {
+        &self.store_ro
+    }
+
+    /// Refuses what cannot be, looks at the environment where an option was not given, and makes paths absolute.
     pub(super) fn check(&mut self) -> Result<()> {
         check_rootless(&self.rootless)?;
         self.root = self.root.take().map(state_root).transpose()?;
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let store = self.store.take();
+        let store = store.or_else(|| set("LODGER_STORE").map(PathBuf::from));
+        self.store = store.map(|path| absolute("--store", path)).transpose()?;
+        let mut readonly = std::mem::take(&mut self.store_ro);
+        if let (true, Some(list)) = (readonly.is_empty(), set("LODGER_STORE_RO")) {
+            let named = std::env::split_paths(&list);
+            readonly.extend(named.filter(|path| !path.as_os_str().is_empty()));
+        }
+        let readonly = readonly.into_iter();
+        self.store_ro = readonly
+            .map(|path| absolute("--store-ro", path))
+            .collect::<Result<_>>()?;
         Ok(())
     }
 }
@@ -95,6 +126,13 @@ fn state_root(path: PathBuf) -> Result<PathBuf> {
     }
     if is_slash(&path) {
         return Err(Error::new("option --root argument should not be set to /").hint(hint));
+    }
+    absolute("--root", path)
+}
+
+fn absolute(option: &str, path: PathBuf) -> Result<PathBuf> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::new(format!("{option} is empty")).hint("give a directory"));
     }
     std::path::absolute(&path)
         .map_err(|error| Error::new(format!("cannot tell where {path:?} is")).because(error))

@@ -2,17 +2,19 @@
 
 use super::{Global, select, signal};
 use crate::error::{Doing, Error, Result};
+use crate::image::config::STOP_SIGNAL;
 use crate::state::{Members, Record, Store};
 use crate::sys;
 
 /// Send a signal to a container
 ///
 /// The signal goes to the container's first process. A container in the host's pid namespace does not end with that
-/// process, so SIGKILL goes to all of its processes.
+/// process, so SIGKILL goes to all of its processes. Without SIGNAL it is the one that the image asks for, as its config's
+/// annotation org.opencontainers.image.stopSignal says, or else SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
-  lodger kill web               SIGTERM to the first process
+  lodger kill web               the image's stop signal, or SIGTERM, to the first process
   lodger kill web HUP           by name; SIGHUP and 1 are the same
   lodger kill -a web KILL       every process of the container
   lodger kill -r '^test-' KILL  all containers whose id begins with test-
@@ -30,15 +32,16 @@ pub(crate) struct Args {
     /// The container's id
     #[arg(value_name = "ID")]
     id: String,
-    /// The signal, by name or number: TERM, SIGTERM or 15
-    #[arg(value_name = "SIGNAL", default_value = "TERM")]
-    signal: String,
+    /// The signal, by name or number: TERM, SIGTERM or 15 [default: the image's stop signal, else TERM]
+    #[arg(value_name = "SIGNAL")]
+    signal: Option<String>,
 }
 
 /// Does what `kill` asks. It takes no lock: a signal may be wanted while something else waits.
 pub(crate) fn kill(global: &Global, args: &Args) -> Result<u8> {
     let what = |id: &str| format!("cannot kill container {id:?}");
-    let number = signal::parse(&args.signal).map_err(|e| e.within(what(&args.id)))?;
+    let number = args.signal.as_deref().map(signal::parse).transpose();
+    let number = number.map_err(|e| e.within(what(&args.id)))?;
     if args.regex {
         // What has stopped is no failure here: the expression says which containers, not how they are.
         return select::each_matching(global, &args.id, "kill", |id| {
@@ -49,10 +52,11 @@ pub(crate) fn kill(global: &Global, args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Sends signal `number` to one container; `stopped_too`: that it has stopped is no failure.
-fn one(global: &Global, id: &str, number: i32, all: bool, stopped_too: bool) -> Result<()> {
+/// Sends signal `number`, or the container's own, to one container; `stopped_too`: that it has stopped is no failure.
+fn one(global: &Global, id: &str, number: Option<i32>, all: bool, stopped_too: bool) -> Result<()> {
     let entry = Store::find_in(global.root.as_deref(), id)?;
     let record = entry.existing_record()?;
+    let number = number.unwrap_or_else(|| stop_signal(&record));
     let outlives_first = !record.ends_with_first();
     let sent = if all || (number == nix::libc::SIGKILL && outlives_first) {
         Members::of(&record)?.signal(number)? > 0
@@ -63,6 +67,13 @@ fn one(global: &Global, id: &str, number: i32, all: bool, stopped_too: bool) -> 
         return Ok(());
     }
     Err(Error::new("container not running: no such process"))
+}
+
+/// The signal that asks the container to end (image-spec conversion.md); one that there is not is as good as none.
+fn stop_signal(record: &Record) -> i32 {
+    let asked = record.annotations.get(STOP_SIGNAL);
+    let number = asked.and_then(|text| signal::parse(text).ok());
+    number.unwrap_or(nix::libc::SIGTERM)
 }
 
 /// Sends signal `number` to the container's first process; whether it is there.

@@ -7,7 +7,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::sync::OnceLock;
 
-use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::{Doing, Error, Result};
 use crate::log::{Format, Level, Log};
@@ -24,6 +25,8 @@ mod exit_file;
 mod features;
 mod global;
 mod help;
+mod image_options;
+mod image_run;
 mod io;
 mod kill;
 mod later;
@@ -34,7 +37,7 @@ mod quick;
 mod remnants;
 mod select;
 mod show;
-mod signal;
+pub(crate) mod signal;
 mod size;
 mod spec;
 mod start;
@@ -134,9 +137,22 @@ enum Command {
     Restore(later::Args),
 }
 
-/// The whole command line, for completion scripts and manual pages.
+/// The verbs that have to do with images.
+const OF_IMAGES: [&str; 3] = ["create", "image", "run"];
+
+/// The whole command line, for completion scripts and manual pages too.
 pub fn command() -> clap::Command {
-    Cli::command()
+    let whole = Cli::command();
+    let everywhere: Vec<clap::Arg> = whole
+        .get_arguments()
+        .filter(|option| option.is_global_set())
+        .map(|option| option.clone().hide(true))
+        .collect();
+    // What may come after any verb is told of where it means something.
+    whole.mut_subcommands(|verb| match OF_IMAGES.contains(&verb.get_name()) {
+        true => verb,
+        false => verb.args(&everywhere),
+    })
 }
 
 /// Runs the program: `args` is argv. Returns its exit status.
@@ -158,7 +174,7 @@ fn prepare() -> Result<()> {
 }
 
 fn run(args: Vec<OsString>) -> u8 {
-    let parsed = quick::parse(&args).map_or_else(|| whole(&args), Ok);
+    let parsed = parse(&args);
     let (mut global, command) = match parsed {
         Ok(parsed) => parsed,
         Err(answer) if answer.use_stderr() => return usage(&answer, &args),
@@ -182,8 +198,46 @@ fn run(args: Vec<OsString>) -> u8 {
     })
 }
 
+fn parse(args: &[OsString]) -> clap::error::Result<(Global, Command)> {
+    let parsed = quick::parse(args).map_or_else(|| whole(args), Ok)?;
+    match &parsed.1 {
+        Command::Run(run) => again(args, run.misplaced()),
+        Command::Create(create) => again(args, create.misplaced()),
+        _ => None,
+    }
+    .unwrap_or(Ok(parsed))
+}
+
+/// Without an image, options may come after the id too: `words`, the last of `args`, begin with it.
+fn again(
+    args: &[OsString],
+    words: Option<&[String]>,
+) -> Option<clap::error::Result<(Global, Command)>> {
+    let words = words?;
+    let (before, last) = args.split_at(args.len().checked_sub(words.len())?);
+    let (id, options) = last.split_first()?;
+    let reordered: Vec<OsString> = before.iter().chain(options).chain([id]).cloned().collect();
+    let parsed = whole(&reordered);
+    let left = match &parsed {
+        Ok((_, Command::Run(run))) => run.misplaced(),
+        Ok((_, Command::Create(create))) => create.misplaced(),
+        _ => None,
+    };
+    let surplus = left.and_then(<[String]>::first).cloned();
+    Some(match surplus {
+        None => parsed,
+        Some(word) => Err(command().error(
+            ErrorKind::UnknownArgument,
+            format!("unexpected argument '{word}' found: only a container of an image (--image) takes arguments"),
+        )),
+    })
+}
+
 fn whole(args: &[OsString]) -> clap::error::Result<(Global, Command)> {
-    Cli::try_parse_from(args).map(|cli| (cli.global, cli.command))
+    let mut command = command();
+    let mut matches = command.try_get_matches_from_mut(args)?;
+    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut command))?;
+    Ok((cli.global, cli.command))
 }
 
 fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {

@@ -62,7 +62,9 @@ mod tests {
             let verb = whole.find_subcommand(name).unwrap();
             let names = |command: &clap::Command| -> Vec<String> {
                 let arguments = command.get_arguments();
+                // Those that may come after any verb are the whole's.
                 arguments
+                    .filter(|argument| !argument.is_global_set())
                     .map(|argument| argument.get_id().to_string())
                     .collect()
             };
@@ -84,6 +86,8 @@ mod tests {
             "lodger exec c state list",
             "lodger run -d -b state c",
             "lodger list --format json",
+            "lodger run --store /s --image i c sh -c x",
+            "lodger --store-ro /a state --store-ro /b c",
         ] {
             let whole = super::super::whole(&words(line)).unwrap();
             let quick = parse(&words(line));

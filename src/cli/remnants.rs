@@ -1,12 +1,14 @@
-//! What a container leaves in the hierarchy of control groups.
+//! What a container leaves behind: its place in the hierarchy of control groups, its writable layer.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use crate::cgroup::{self, CgroupRecord, Dir, Removal};
 use crate::error::{Doing, Error, Result};
 use crate::host::{HostFacts, Joinable};
+use crate::image::containers;
 use crate::plan;
 use crate::state::{Entry, Record, Store, boot_id};
 use crate::sys;
@@ -16,8 +18,33 @@ use crate::userns;
 /// The most that is read of an error.
 const MAX_TEXT: u64 = 64 << 10;
 
-/// Removes the cgroup of a container whose processes have ended, and its scope.
+/// Removes the cgroup of a container whose processes have ended, its scope, and what it has changed of its image.
 pub(super) fn remove(store: &Store, record: &Record) -> Result<()> {
+    remove_cgroup_of(store, record)?;
+    match &record.image {
+        Some(image) if !image.keep => remove_writable(store, &image.directory),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the writable layer of a container. Its files may be those of ids that only the outer user namespace has.
+pub(super) fn remove_writable(store: &Store, directory: &Path) -> Result<()> {
+    match containers::remove(directory) {
+        Err(error) if error.is(nix::libc::EACCES) || error.is(nix::libc::EPERM) => {}
+        removed => return removed.doing(|| cannot_remove(directory)),
+    }
+    in_outer(
+        store,
+        || cannot_remove(directory),
+        || containers::remove(directory).map_err(|e| Error::new(e.to_string())),
+    )
+}
+
+fn cannot_remove(directory: &Path) -> String {
+    format!("cannot remove what the container has changed of its image, {directory:?}")
+}
+
+fn remove_cgroup_of(store: &Store, record: &Record) -> Result<()> {
     let Some(cgroup) = &record.cgroup else {
         return Ok(());
     };
@@ -44,7 +71,7 @@ fn remove_cgroup(store: &Store, cgroup: &CgroupRecord) -> Result<()> {
     cgroup::remove(cgroup, |top| clear_inside(store, top))
 }
 
-/// Clears `top` in a process that has all of the caller's ids: it is in the outer user namespace, which this one does not enter.
+/// Clears `top` in a process that has all of the caller's ids.
 fn clear_inside(store: &Store, top: &Dir) -> Result<Removal> {
     let what = || {
         format!(
@@ -52,25 +79,41 @@ fn clear_inside(store: &Store, top: &Dir) -> Result<Removal> {
             top.path()
         )
     };
+    in_outer(store, what, || {
+        match top.clear()? {
+        Removal::Gone => Ok(()),
+        Removal::Denied(cause) => Err(Error::new(cause.to_string())
+            .hint("cgroups in it belong to ids that are not yours any more: have them back in /etc/subuid and /etc/subgid, or ask root to remove it")),
+    }
+    })?;
+    Ok(Removal::Gone)
+}
+
+/// Does `work` in a process that has all of the caller's ids: it is in the outer user namespace, which this one does not enter.
+pub(super) fn in_outer(
+    store: &Store,
+    what: impl Fn() -> String,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let outer = plan::idmap::outer(&HostFacts::probe());
     let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| sys::Error::new("pipe2", "O_CLOEXEC", e))
-        .doing(what)?;
-    let child = match sys::process::clone(0).doing(what)? {
+        .doing(&what)?;
+    let child = match sys::process::clone(0).doing(&what)? {
         Cloned::Parent(child) => child,
         Cloned::Child => {
-            let cleared = sys::cred::die_with_parent(true)
-                .doing(what)
+            let done = sys::cred::die_with_parent(true)
+                .doing(&what)
                 .and_then(|()| userns::begin(&outer, store, &Joinable::default())?.finish())
-                .and_then(|_| top.clear());
-            sys::process::exit_now(tell(theirs, cleared))
+                .and_then(|_| work());
+            sys::process::exit_now(tell(theirs, done))
         }
     };
     drop(theirs);
     let mut said = String::new();
     let read = File::from(ours).take(MAX_TEXT).read_to_string(&mut said);
-    match sys::process::wait(&child).doing(what)? {
-        Exit::Code(0) => Ok(Removal::Gone),
+    match sys::process::wait(&child).doing(&what)? {
+        Exit::Code(0) => Ok(()),
         exit if read.is_err() || said.is_empty() => Err(Error::new(what()).because(exit)),
         _ => {
             let (why, hint) = said.split_once('\0').unwrap_or((&said, ""));
@@ -85,16 +128,11 @@ fn clear_inside(store: &Store, top: &Dir) -> Result<Removal> {
 }
 
 /// Tells the parent how it went. Returns the exit status.
-fn tell(line: OwnedFd, cleared: Result<Removal>) -> i32 {
-    let (why, hint) = match cleared {
-        Ok(Removal::Gone) => return 0,
-        Ok(Removal::Denied(cause)) => (
-            cause.to_string(),
-            "cgroups in it belong to ids that are not yours any more: have them back in /etc/subuid and /etc/subgid, or ask root to remove it".to_owned(),
-        ),
-        Err(error) => (error.message(), error.hints().unwrap_or_default()),
+fn tell(line: OwnedFd, done: Result<()>) -> i32 {
+    let Err(error) = done else {
+        return 0;
     };
-    let text = format!("{why}\0{hint}");
+    let text = format!("{}\0{}", error.message(), error.hints().unwrap_or_default());
     let _nobody_to_tell = rustix::io::write(line, text.as_bytes());
     1
 }

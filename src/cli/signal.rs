@@ -9,7 +9,7 @@ const RTMIN: i32 = 34;
 const RTMAX: i32 = 64;
 
 /// The number of the signal `text`: `TERM`, `SIGTERM`, `15`, `RTMIN+3`, in any case.
-pub(super) fn parse(text: &str) -> Result<i32> {
+pub(crate) fn parse(text: &str) -> Result<i32> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     by_number(text)

@@ -109,6 +109,11 @@ pub(super) fn read_config(path: &Path, file: Option<&Path>) -> Result<Config> {
 }
 
 impl Config {
+    /// The config `text` of the bundle in `directory`, which is absolute.
+    pub(super) fn new(directory: PathBuf, text: Vec<u8>) -> Self {
+        Self { directory, text }
+    }
+
     /// Whether it may have hooks; seen without parsing it.
     pub(super) fn may_have_hooks(&self) -> bool {
         bundle::may_have_hooks(&self.text)

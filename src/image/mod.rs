@@ -4,8 +4,10 @@
 //! beneath its fd; `store` keeps layers by chain id and images by name; `merged` looks at layers as one tree, `flatten` copies them
 //! into one; `config` turns an image's config into that of a container. `import` puts these together, under `confine`.
 
+pub mod base;
 pub mod config;
 pub mod confine;
+pub mod containers;
 pub mod digest;
 pub mod flatten;
 pub mod import;
@@ -13,6 +15,7 @@ pub mod limits;
 pub mod merged;
 pub mod owners;
 pub mod probe;
+pub mod remove;
 pub mod source;
 pub mod store;
 pub mod tar;

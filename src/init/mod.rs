@@ -30,6 +30,7 @@ mod labels;
 mod mounts;
 mod network;
 mod oom;
+mod overlay_root;
 mod passwd;
 mod paths;
 mod privileges;

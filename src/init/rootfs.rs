@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::beneath::{RootDir, is_directory};
-use super::devices;
+use super::{devices, overlay_root};
 use crate::error::{Doing, Error, Result};
 use crate::plan::{Mount, MountSource, Plan, Propagation, PropagationKind};
 use crate::sys;
@@ -15,6 +15,8 @@ use crate::sys::defence::{Defence, is_on};
 #[derive(Debug)]
 pub(super) struct Sources {
     root: OwnedFd,
+    /// The directories of a root that is an overlay: the lower ones, then the upper and the work directory if there are any.
+    layers: Vec<OwnedFd>,
     /// Those of each of the plan's mounts; none for most new filesystems.
     mounts: Vec<Vec<OwnedFd>>,
     /// One for each of the plan's devices, verified.
@@ -26,6 +28,8 @@ pub(super) struct Sources {
 impl Sources {
     pub(super) fn open(plan: &Plan) -> Result<Self> {
         let root = open_root(&plan.root.path)?;
+        let layers = plan.root.layers.as_ref();
+        let layers = layers.map_or_else(|| Ok(Vec::new()), overlay_root::open)?;
         let mounts = plan
             .mounts
             .iter()
@@ -49,6 +53,7 @@ impl Sources {
         };
         Ok(Self {
             root,
+            layers,
             mounts,
             devices,
             null,
@@ -102,6 +107,9 @@ fn open_source(source: &Path, property: &str) -> Result<OwnedFd> {
 /// Mounts the root filesystem over itself, which makes it a mount that can become the root.
 pub(super) fn attach(plan: &Plan, sources: &Sources) -> Result<RootDir> {
     let path = &plan.root.path;
+    if let Some(layers) = &plan.root.layers {
+        return overlay_root::attach(layers, &sources.layers, &sources.root, path);
+    }
     let what = || format!("cannot mount the root filesystem {path:?}");
     let tree = sys::mount::clone_tree(&sources.root, true, path).doing(what)?;
     sys::mount::attach(&tree, &sources.root, path).doing(what)?;

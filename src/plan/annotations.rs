@@ -35,6 +35,50 @@ pub const ACTING: [Acting; 2] = [
 /// The beginnings of annotations that change what other runtimes do.
 const FOREIGN: [&str; 2] = ["run.oci.", "org.criu."];
 
+/// Other beginnings of annotations that engines, runtimes and their plugins act upon, or take for their own.
+const ENGINES: [&str; 20] = [
+    "cdi.k8s.io/",
+    "com.github.containers.",
+    "containerd.io/",
+    "cpu-load-balancing.crio.io",
+    "cpu-quota.crio.io",
+    "dev.gvisor.",
+    "io.container.manager",
+    "io.containerd.",
+    "io.containers.",
+    "io.crun.",
+    "io.katacontainers.",
+    "io.kubernetes.container.",
+    "io.kubernetes.cri",
+    "io.kubernetes.pod.",
+    "io.podman.",
+    "irq-load-balancing.crio.io",
+    "krun.",
+    "module.wasm.image/",
+    "org.lodger.",
+    "org.systemd.",
+];
+
+/// What is in the names of further ones, whatever they begin with.
+const PLUGINS: [&str; 6] = [
+    ".crio.io/",
+    ".cri-o.io/",
+    ".nri.io/",
+    ".alpha.kubernetes.io/",
+    ".beta.kubernetes.io/",
+    "intel.com/rdt",
+];
+
+/// Whether the annotation `key` changes what a runtime, an engine or a plugin of one does: nothing that an image says may
+/// become one (CVE-2024-3154, CVE-2026-53488).
+pub fn controls(key: &str) -> bool {
+    let begins = |list: &[&str]| list.iter().any(|prefix| key.starts_with(prefix));
+    acts(key)
+        || begins(&FOREIGN)
+        || begins(&ENGINES)
+        || PLUGINS.iter().any(|part| key.contains(part))
+}
+
 /// The annotations of `spec`. What another runtime would act upon and this one does not is noted.
 pub(super) fn annotations(spec: &Spec, notes: &mut Vec<Note>) -> BTreeMap<String, String> {
     let annotations = spec.annotations().iter().flatten();
@@ -78,4 +122,59 @@ fn foreign(key: &str) -> Note {
         "kept, but not acted upon: lodger does not do yet what other runtimes do with it",
         "take it out, or use another runtime if it matters",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_anybody_acts_upon_is_known() {
+        for key in [
+            KEEP_GROUPS,
+            "run.oci.hooks.stdout",
+            "org.systemd.property.ExecStart",
+            "org.criu.config",
+            "io.kubernetes.cri-o.Devices",
+            "io.kubernetes.cri.container-type",
+            "io.podman.annotations.seccomp",
+            "io.containers.autoupdate",
+            "io.container.manager",
+            "containerd.io/restart.status",
+            "com.github.containers.toolbox",
+            "module.wasm.image/variant",
+            "io.katacontainers.config.hypervisor.path",
+            "dev.gvisor.internal.nvproxy",
+            "io.crun.x",
+            "org.lodger.x",
+            "krun.cpus",
+            "cdi.k8s.io/gpu",
+            "seccomp-profile.kubernetes.cri-o.io/c",
+            "cpu-load-balancing.crio.io",
+            "container.apparmor.security.beta.kubernetes.io/c",
+            "seccomp.security.alpha.kubernetes.io/pod",
+        ] {
+            assert!(controls(key), "{key}");
+        }
+        for acting in ACTING {
+            assert!(controls(acting.key), "{acting:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_image_says_of_itself_is_harmless() {
+        for key in [
+            "",
+            "maintainer",
+            "org.opencontainers.image.stopSignal",
+            "org.label-schema.name",
+            "io.k8s.display-name",
+            "com.example.run.oci.x",
+            "runoci",
+            "io.buildah.version",
+            "com.docker.compose.project",
+        ] {
+            assert!(!controls(key), "{key}");
+        }
+    }
 }

@@ -218,6 +218,7 @@ fn root(bundle: &Bundle, notes: &mut Vec<Note>) -> Root {
         path: bundle.directory.join(root.path()),
         readonly: root.readonly().unwrap_or(false),
         propagation,
+        layers: None,
     }
 }
 

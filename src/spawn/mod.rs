@@ -10,7 +10,7 @@ use crate::host::Joinable;
 use crate::init::{Init, Manner, Stage};
 use crate::plan::{Hook, Namespace, Note, Plan, UserNamespace};
 use crate::seccomp::Agent;
-use crate::state::{ContainerState, Entry, NamespaceMark, OuterRecord, Record, Status};
+use crate::state::{ContainerState, Entry, ImageUse, NamespaceMark, OuterRecord, Record, Status};
 use crate::sys;
 use crate::sys::memory::SharedByte;
 use crate::sys::ns::flag;
@@ -85,6 +85,8 @@ pub struct Creation<'a> {
     pub runner: Option<&'a Runner>,
     /// Who makes the plan's cgroup; needed only where it has one.
     pub cgroups: Option<&'a cgroup::Maker>,
+    /// The image it is made from, if it is.
+    pub image: Option<&'a ImageUse>,
 }
 
 /// Where the caller wants to be told of a new process.

@@ -42,6 +42,7 @@ impl Creation<'_> {
             hooks: self.plan.hooks.for_later(),
             notify: self.notify,
             cgroup: None,
+            image: self.image.cloned(),
             mark,
             listener: self.plan.seccomp.as_ref().and_then(|s| s.listener.clone()),
             notes: self.plan.notes.clone(),

@@ -4,6 +4,7 @@
 //! ours, no symbolic link, and not writable by others: someone who can write there can make us signal any process.
 //! The usual places are ours alone (mode 0700), beneath directories where nobody but root could have put others in
 //! their place. What the caller names with `--root` she may share for reading, and have beneath a colleague's directory.
+//! So it is with the store of images (`image::store`), whose directory is checked here too.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,41 @@ use crate::error::{Doing, Error, Result};
 use crate::sys::defence::{Defence, is_on};
 use crate::{host, sys};
 
+/// What a directory is for, in messages.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Purpose {
+    /// What it is called.
+    pub(crate) name: &'static str,
+    /// The option that names another one.
+    pub(crate) option: &'static str,
+}
+
+pub(super) const STATE: Purpose = Purpose {
+    name: "state directory",
+    option: "--root",
+};
+
 /// Opens the store's directory, or says that there is none yet.
 pub(super) fn open(root: Option<&Path>) -> Result<Option<(OwnedFd, PathBuf)>> {
     let path = root.map_or_else(usual_place, |root| Ok(root.to_owned()))?;
-    match open_store(&path, root.is_none()) {
+    let opened = open_own(&path, root.is_none(), STATE)?;
+    Ok(opened.map(|fd| (fd, path)))
+}
+
+/// Opens the caller's directory at `path`, if there is one. `usual`: nobody named it, and so nothing about it may be out of the
+/// ordinary.
+pub(crate) fn open_own(path: &Path, usual: bool, purpose: Purpose) -> Result<Option<OwnedFd>> {
+    match open_store(path, usual) {
         Err(Problem::Sys(error)) if error.is(libc::ENOENT) => Ok(None),
-        opened => Ok(Some((opened.map_err(|e| e.explain(&path))?, path))),
+        opened => opened.map(Some).map_err(|e| e.explain(path, purpose)),
     }
+}
+
+/// Opens the directory at `path`, whoever's it is, if nobody but its owner and root can write to it, or replace it.
+pub(crate) fn open_foreign(path: &Path, purpose: Purpose) -> Result<OwnedFd> {
+    open_checked(path, Whose::Anybody)
+        .and_then(|(fd, _)| check_parents(&fd, false).map(|()| fd))
+        .map_err(|e| e.explain(path, purpose))
 }
 
 /// Opens the store's directory, and makes it where it is missing.
@@ -29,21 +58,25 @@ pub(super) fn open_or_make(root: Option<&Path>) -> Result<(OwnedFd, PathBuf)> {
     if let (Some(_), Some(parent)) = (root, path.parent()) {
         make_parents(parent)?;
     }
-    match rustix::fs::mkdirat(CWD, &path, Mode::RWXU) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(e) => {
-            return Err(sys::Error::new("mkdir", format!("{path:?}, 0700"), e))
-                .doing(|| format!("cannot make the state directory {path:?}"))
-                .map_err(|e| e.hint("choose another one with --root DIR"));
-        }
-    }
-    let fd = open_store(&path, root.is_none()).map_err(|e| e.explain(&path))?;
+    let fd = open_or_make_own(&path, root.is_none(), STATE)?;
     Ok((fd, path))
 }
 
-/// Opens the store at `path`; `usual`: nobody named it, and so nothing about it may be out of the ordinary.
+/// As [`open_own`]; makes the directory where it is missing, in one that is there.
+pub(crate) fn open_or_make_own(path: &Path, usual: bool, purpose: Purpose) -> Result<OwnedFd> {
+    match rustix::fs::mkdirat(CWD, path, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(e) => {
+            return Err(sys::Error::new("mkdir", format!("{path:?}, 0700"), e))
+                .doing(|| format!("cannot make the {} {path:?}", purpose.name))
+                .map_err(|e| e.hint(format!("choose another one with {} DIR", purpose.option)));
+        }
+    }
+    open_store(path, usual).map_err(|e| e.explain(path, purpose))
+}
+
 fn open_store(path: &Path, usual: bool) -> std::result::Result<OwnedFd, Problem> {
-    let (fd, mode) = open_checked(path)?;
+    let (fd, mode) = open_checked(path, Whose::Ours)?;
     if !is_on(Defence::StateDirectory) {
         return Ok(fd);
     }
@@ -54,7 +87,7 @@ fn open_store(path: &Path, usual: bool) -> std::result::Result<OwnedFd, Problem>
     Ok(fd)
 }
 
-fn make_parents(parent: &Path) -> Result<()> {
+pub(crate) fn make_parents(parent: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -77,11 +110,11 @@ fn usual_place() -> Result<PathBuf> {
 }
 
 fn beneath_if_safe(parent: &Path) -> Option<PathBuf> {
-    let checked = open_checked(parent).and_then(|(fd, _)| check_parents(&fd, true));
+    let checked = open_checked(parent, Whose::Ours).and_then(|(fd, _)| check_parents(&fd, true));
     match checked {
         Ok(()) => Some(parent.join("lodger")),
         Err(problem) => {
-            let why = problem.explain(parent);
+            let why = problem.explain(parent, STATE);
             tracing::debug!("no state in {parent:?}: {}", why.message());
             None
         }
@@ -148,8 +181,9 @@ enum Problem {
 }
 
 impl Problem {
-    fn explain(&self, path: &Path) -> Error {
-        let error = Error::new(format!("cannot use {path:?} as the state directory"));
+    fn explain(&self, path: &Path, purpose: Purpose) -> Error {
+        let Purpose { name, option } = purpose;
+        let error = Error::new(format!("cannot use {path:?} as the {name}"));
         let error = match self {
             Self::Sys(cause) if cause.is(libc::ELOOP) || cause.is(libc::ENOTDIR) => {
                 error.because("it is a symbolic link or not a directory")
@@ -173,12 +207,21 @@ impl Problem {
                 path.join(up)
             )),
         };
-        error.hint("use --root DIR with a directory that only you can write to")
+        error.hint(format!(
+            "use {option} DIR with a directory that only you can write to"
+        ))
     }
 }
 
+/// Whose a directory may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Ours,
+    Anybody,
+}
+
 /// The directory and its mode.
-fn open_checked(path: &Path) -> std::result::Result<(OwnedFd, u32), Problem> {
+fn open_checked(path: &Path, whose: Whose) -> std::result::Result<(OwnedFd, u32), Problem> {
     let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     if !is_on(Defence::StateDirectory) {
         flags.remove(OFlags::NOFOLLOW);
@@ -189,7 +232,11 @@ fn open_checked(path: &Path) -> std::result::Result<(OwnedFd, u32), Problem> {
         .map_err(|e| Problem::Sys(sys::Error::new("fstat", format!("{path:?}"), e)))?;
     let mode = stat.st_mode & 0o7777;
     if is_on(Defence::StateDirectory) {
-        check(stat.st_uid, mode, sys::cred::uid())?;
+        let uid = match whose {
+            Whose::Ours => sys::cred::uid(),
+            Whose::Anybody => stat.st_uid,
+        };
+        check(stat.st_uid, mode, uid)?;
     }
     Ok((fd, mode))
 }

@@ -2,11 +2,22 @@
 
 use std::os::fd::OwnedFd;
 
+use super::directory::{Purpose, STATE};
 use crate::error::Error;
 use crate::sys;
 
 /// The error, and of what the filesystem has no more, if that is the reason: bytes and inodes have one errno.
 pub(super) fn because_full(dir: &OwnedFd, error: Error, cause: sys::Error) -> Error {
+    because_full_of(STATE, dir, error, cause)
+}
+
+/// As [`because_full`], for a directory of this purpose.
+pub(crate) fn because_full_of(
+    purpose: Purpose,
+    dir: &OwnedFd,
+    error: Error,
+    cause: sys::Error,
+) -> Error {
     let full = cause.is(libc::ENOSPC) || cause.is(libc::EDQUOT);
     let error = error.because(cause);
     let left = match rustix::fs::fstatvfs(dir) {
@@ -18,7 +29,8 @@ pub(super) fn because_full(dir: &OwnedFd, error: Error, cause: sys::Error) -> Er
         (0, _) => "has no free space",
         _ => "has too little free space, or the caller's quota is used up",
     };
+    let Purpose { name, option } = purpose;
     error.hint(format!(
-        "the filesystem of the state directory {lacking}: make room there, or choose another one with --root DIR"
+        "the filesystem of the {name} {lacking}: make room there, or choose another one with {option} DIR"
     ))
 }

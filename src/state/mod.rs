@@ -25,11 +25,13 @@ mod report;
 mod status;
 mod usage;
 
+pub(crate) use directory::{Purpose, make_parents, open_foreign, open_or_make_own, open_own};
 use full::because_full;
+pub(crate) use full::because_full_of;
 
 pub use members::{Member, Members};
 pub use process::{ProcessIdentity, boot_id, once_visible};
-pub use record::{NamespaceMark, OuterRecord, Record, UserNamespaceRecord};
+pub use record::{ImageUse, NamespaceMark, OuterRecord, Record, UserNamespaceRecord};
 pub use report::ContainerState;
 pub use status::Status;
 #[cfg(fuzzing)]

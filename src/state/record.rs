@@ -52,6 +52,9 @@ pub struct Record {
     /// Its control group, if one was made for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<CgroupRecord>,
+    /// The image it is of, if it was made from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageUse>,
     /// By which namespace its processes are known once its first one has ended; none where they end with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<NamespaceMark>,
@@ -77,6 +80,19 @@ impl Record {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
 fn is_none(bits: &u32) -> bool {
     *bits == 0
+}
+
+/// The image of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageUse {
+    /// Its name when the container was made.
+    pub name: String,
+    /// The digest of its manifest.
+    pub manifest: String,
+    /// Absolute path of the directory that has what the container changes; its bundle, too.
+    pub directory: PathBuf,
+    /// Whether that stays when the container is deleted.
+    pub keep: bool,
 }
 
 /// A namespace of a container (see [`super::Members`]).
