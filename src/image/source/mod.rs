@@ -6,7 +6,7 @@
 //! that were said; a layer's decompressor has a limit of memory, and its tar one of length.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -144,4 +144,15 @@ fn open_archive(path: &Path) -> Result<Part> {
         }
         error
     })
+}
+
+impl Source {
+    /// The directory that is read from, if it is one: files in it are opened later.
+    pub fn directory(&self) -> Option<BorrowedFd<'_>> {
+        match &self.opened {
+            Opened::Layout(Files::Directory(fd, _), _) => Some(fd.as_fd()),
+            Opened::Rootfs(Rootfs::Directory(fd), _) => Some(fd.as_fd()),
+            _ => None,
+        }
+    }
 }
