@@ -71,7 +71,7 @@ pub(crate) fn image(global: &Global, args: &Args, log: &Log) -> Result<u8> {
 }
 
 /// The caller's own store, made where it is missing.
-fn own_store(global: &Global) -> Result<ImageStore> {
+pub(super) fn own_store(global: &Global) -> Result<ImageStore> {
     match global.store() {
         Some(path) => ImageStore::open_or_make(path),
         None => ImageStore::open_or_make(&ImageStore::default_path()?),

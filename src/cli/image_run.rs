@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::create::Common;
 use super::image_options::Upper;
 use super::spec::Config;
-use super::{Global, remnants};
+use super::{Global, image, remnants};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::image::config::{Asked, AskedMount, Converted, ImageConfig, convert};
@@ -52,13 +52,10 @@ pub(super) fn prepare(
     let id = common.id();
     let what = || format!("cannot make container {id:?} from image {name:?}");
     let state = Store::open_or_make(global.root.as_deref())?;
-    let place = global
-        .store()
-        .map_or_else(ImageStore::default_path, |path| Ok(path.to_owned()))?;
-    let own = ImageStore::open_or_make(&place)?;
+    let own = image::own_store(global)?;
     // No gc comes between what is found here and the note that tells it of this container.
     let lock = own.lock_shared()?;
-    let image = find(global, &own, name).map_err(|e| e.within(what()))?;
+    let image = find(global, name).map_err(|e| e.within(what()))?;
     let setgroups = !matches!(plan::idmap::outer(facts), Outer::SingleId { .. });
     let mut asked = common
         .image
@@ -255,14 +252,20 @@ impl Image {
 
 /// A place for what programs write in passing, where the root filesystem is read-only, as podman gives one.
 fn add_scratch(asked: &mut Asked, image: &Merged) -> Result<()> {
-    for (place, mode) in [("/run", "mode=755"), ("/tmp", "mode=1777"), ("/var/tmp", "mode=1777")] {
+    for (place, mode) in [
+        ("/run", "mode=755"),
+        ("/tmp", "mode=1777"),
+        ("/var/tmp", "mode=1777"),
+    ] {
         let taken = asked.mounts.iter().any(|mount| mount.destination == place);
         let found = image.lookup(Path::new(place), true)?;
         if !taken && found.is_some_and(|found| found.is_directory()) {
             asked.mounts.push(AskedMount {
                 source: None,
                 destination: place.to_owned(),
-                options: ["nosuid", "nodev", mode, "tmpcopyup"].map(str::to_owned).into(),
+                options: ["nosuid", "nodev", mode, "tmpcopyup"]
+                    .map(str::to_owned)
+                    .into(),
             });
         }
     }
@@ -270,29 +273,14 @@ fn add_scratch(asked: &mut Asked, image: &Merged) -> Result<()> {
 }
 
 /// The image `name`, of the caller's own store or one that she may read.
-fn find(global: &Global, own: &ImageStore, name: &str) -> Result<Image> {
-    let mut places = vec![format!("{:?}", own.path())];
-    let own = ImageStore::open(own.path())?;
-    let others = global.readonly_stores().iter();
-    let others = others.map(|path| ImageStore::open_readonly(path));
-    for store in own.into_iter().map(Ok).chain(others) {
-        let store = store?;
-        if let Some(record) = store.image(name)? {
-            let layers = Merged::new(store.open_layers(&record)?);
-            return Ok(Image {
-                store,
-                record,
-                layers,
-            });
-        }
-        places.push(format!("{:?}", store.path()));
-    }
-    places.dedup();
-    Err(Error::new("there is no such image")
-        .because(format!("looked in {}", places.join(", ")))
-        .hint(format!(
-            "`lodger image list` tells what there is; `lodger image import SOURCE {name}` makes one from a file"
-        )))
+fn find(global: &Global, name: &str) -> Result<Image> {
+    let (store, record) = image::find(global, name)?;
+    let layers = Merged::new(store.open_layers(&record)?);
+    Ok(Image {
+        store,
+        record,
+        layers,
+    })
 }
 
 fn foreign_note(store: &ImageStore) -> Note {

@@ -168,7 +168,7 @@ mod tests {
         fs::create_dir(tree.join(".deep-0")).unwrap();
         symlink(&outside, tree.join("a/link")).unwrap();
         fs::write(tree.join("a/closed/b/file"), "x").unwrap();
-        fs::set_permissions(tree.join("a/closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("a/closed"), fs::Permissions::from_mode(0o0)).unwrap();
         let directory = fs::File::open(place.path()).unwrap();
         super::tree(&directory, OsStr::new("tree")).unwrap();
         super::tree(&directory, OsStr::new("tree")).unwrap();
