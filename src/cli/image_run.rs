@@ -16,7 +16,7 @@ use crate::image::config::{Asked, AskedMount, Converted, ImageConfig, convert};
 use crate::image::containers::{ContainerNote, Writable};
 use crate::image::merged::Merged;
 use crate::image::store::{ImageRecord, ImageStore};
-use crate::image::{base, flatten};
+use crate::image::{Owners, base, flatten};
 use crate::plan::{self, Note, Outer, Plan, RootLayers, RootUpper};
 use crate::state::{ImageUse, Store};
 use crate::sys;
@@ -62,7 +62,9 @@ pub(super) fn prepare(
         .asked(id, common.args(), common.tty, setgroups)?;
     let upper = common.image.upper();
     let mut notes = Vec::new();
-    if image.is_foreign()? && !upper.copy {
+    if !image.is_foreign()? {
+        image.require_owners(facts).map_err(|e| e.within(what()))?;
+    } else if !upper.copy {
         notes.extend((!asked.read_only).then(|| foreign_note(&image.store)));
         asked.read_only = true;
     }
@@ -239,6 +241,24 @@ impl Image {
     fn root_mode(&self) -> Result<u32> {
         let root = self.layers.root()?;
         Ok(root.map_or(0o755, |root| root.stat.st_mode & 0o7777))
+    }
+
+    /// Refuses an image whose files belong to ids that the caller had once.
+    fn require_owners(&self, facts: &HostFacts) -> Result<()> {
+        let now = Owners::of_caller(facts, false);
+        let is_squashed =
+            matches!(&self.record.owners, Owners::Squashed { uid, .. } if *uid == facts.uid);
+        if is_squashed || self.record.owners == now {
+            return Ok(());
+        }
+        Err(
+            Error::new("its files belong to other subordinate ids than you have now").hint(
+                format!(
+                    "import it again: `lodger image import SOURCE {}`",
+                    self.record.name
+                ),
+            ),
+        )
     }
 
     /// Whether its files are another user's, so that nobody in the container can change them.
