@@ -278,14 +278,9 @@ fn make_from(
     facts.learn(&bundle.spec);
     let mut plan = making.plan(&bundle, &mut facts)?;
     let maker = making.maker(&plan, &facts)?;
-    if let Some(image) = image {
-        image.complete(&mut plan);
-    }
-    if common.no_pivot {
-        plan.notes.push(without_pivot(&plan)?);
-    }
-    tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
     let detached = until != Until::Foreground;
+    complete(&mut plan, image, common.no_pivot)?;
+    tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
     if detached {
         plan.notes.extend(cgroups::logout_note(&plan, &mut facts));
     }
@@ -343,6 +338,17 @@ fn make_from(
         }),
         Err(error) => Err(undone(&store, &entry, after, error)),
     }
+}
+
+/// Adds to the plan what the configuration does not say.
+fn complete(plan: &mut Plan, image: Option<&FromImage>, no_pivot: bool) -> Result<()> {
+    if let Some(image) = image {
+        image.complete(plan);
+    }
+    if no_pivot {
+        plan.notes.push(without_pivot(plan)?);
+    }
+    Ok(())
 }
 
 /// Gives the program a socket to tell of itself on, if the caller's manager wants to know (NOTIFY_SOCKET). `start` listens on
