@@ -11,7 +11,7 @@ use serde_json::{Map, Number, Value};
 use super::{BundleError, escape};
 
 /// How deep arrays and objects may be nested; below serde_json's own limit of 128.
-pub(crate) const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// What was found that serde_json itself would have accepted.
 enum Fault {
@@ -21,11 +21,21 @@ enum Fault {
 
 /// Parses the whole of `text` as one JSON value.
 pub(crate) fn parse(text: &[u8]) -> Result<Value, BundleError> {
+    read::<true>(text)
+}
+
+/// Refuses what [`parse`] refuses, and keeps nothing: a value in memory may take a hundred times what its text takes.
+pub(crate) fn check(text: &[u8]) -> Result<(), BundleError> {
+    read::<false>(text).map(drop)
+}
+
+/// Reads `text`; the value is null unless it is to be kept.
+fn read<const KEEP: bool>(text: &[u8]) -> Result<Value, BundleError> {
     let text = std::str::from_utf8(text).map_err(|e| BundleError::NotUtf8 {
         offset: e.valid_up_to(),
     })?;
     let fault = RefCell::new(None);
-    let seed = Seed {
+    let seed = Seed::<KEEP> {
         depth: 0,
         fault: &fault,
     };
@@ -58,12 +68,12 @@ fn explain(error: &serde_json::Error, fault: Option<Fault>) -> BundleError {
 }
 
 #[derive(Clone, Copy)]
-struct Seed<'a> {
+struct Seed<'a, const KEEP: bool> {
     depth: usize,
     fault: &'a RefCell<Option<Fault>>,
 }
 
-impl Seed<'_> {
+impl<const KEEP: bool> Seed<'_, KEEP> {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth == MAX_DEPTH {
             self.fault.replace(Some(Fault::Depth));
@@ -76,7 +86,7 @@ impl Seed<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
+impl<'de, const KEEP: bool> DeserializeSeed<'de> for Seed<'_, KEEP> {
     type Value = Value;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -84,7 +94,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_> {
+impl<'de, const KEEP: bool> Visitor<'de> for Seed<'_, KEEP> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,7 +123,11 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
+        Ok(Value::String(if KEEP {
+            value.to_owned()
+        } else {
+            String::new()
+        }))
     }
 
     fn visit_string<E>(self, value: String) -> Result<Value, E> {
@@ -124,7 +138,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let inner = self.deeper()?;
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(inner)? {
-            list.push(item);
+            if KEEP {
+                list.push(item);
+            }
         }
         Ok(Value::Array(list))
     }
@@ -140,6 +156,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
             let value = entries.next_value_seed(inner)?;
             map.insert(key, value);
         }
+        if !KEEP {
+            return Ok(Value::Null);
+        }
         Ok(Value::Object(map))
     }
 }
@@ -148,8 +167,11 @@ impl<'de> Visitor<'de> for Seed<'_> {
 mod tests {
     use super::*;
 
+    /// Checked or parsed, the answer is the same.
     fn error(text: &str) -> String {
-        parse(text.as_bytes()).unwrap_err().to_string()
+        let error = parse(text.as_bytes()).unwrap_err();
+        assert_eq!(check(text.as_bytes()), Err(error.clone()));
+        error.to_string()
     }
 
     #[test]

@@ -11,20 +11,22 @@ const UNKNOWN_VERB: u8 = 3;
 /// Tell about lodger, or about one verb
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The verb
+    /// The verb, and the verb of that if it has some
     #[arg(value_name = "VERB")]
-    verb: Option<String>,
+    verbs: Vec<String>,
 }
 
 /// Does what `help` asks.
 pub(crate) fn help(args: &Args) -> Result<u8> {
     let mut asked = vec!["lodger"];
-    if let Some(verb) = &args.verb {
-        if super::command().find_subcommand(verb).is_none() {
-            return Err(Error::new(format!("No help topic for {verb:?}"))
+    let whole = super::command();
+    let mut known = &whole;
+    for verb in &args.verbs {
+        known = known.find_subcommand(verb).ok_or_else(|| {
+            Error::new(format!("No help topic for {verb:?}"))
                 .hint("`lodger help` lists the verbs")
-                .exit(UNKNOWN_VERB));
-        }
+                .exit(UNKNOWN_VERB)
+        })?;
         asked.push(verb);
     }
     asked.push("--help");

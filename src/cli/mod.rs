@@ -25,6 +25,7 @@ mod exit_file;
 mod features;
 mod global;
 mod help;
+mod image;
 mod image_options;
 mod image_run;
 mod io;
@@ -126,6 +127,7 @@ enum Command {
     Wait(wait::Args),
     Update(update::Args),
     Delete(delete::Args),
+    Image(image::Args),
     Spec(spec::SpecArgs),
     Plan(spec::PlanArgs),
     Features(features::Args),
@@ -257,6 +259,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Wait(args) => wait::wait(global, &args),
         Command::Update(args) => update::update(global, &args, log),
         Command::Delete(args) => delete::delete(global, &args, log),
+        Command::Image(args) => image::image(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
         Command::Plan(args) => spec::plan(global, &args),
         Command::Features(args) => features::features(&args),

@@ -169,7 +169,8 @@ pub(crate) fn list(global: &Global, args: &ListArgs, log: &Log) -> Result<u8> {
     Ok(0)
 }
 
-fn pretty(value: &impl Serialize) -> Result<String> {
+/// The JSON of `value`, which may be read on a terminal.
+pub(super) fn pretty(value: &impl Serialize) -> Result<String> {
     serde_json::to_string_pretty(value)
         .map(|text| printable_json(&text))
         .map_err(|error| Error::new("cannot print the state").because(error))

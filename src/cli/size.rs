@@ -14,6 +14,38 @@ pub(super) fn parse(text: &str) -> Result<i64, String> {
     })
 }
 
+/// As [`parse`], of something that has a limit always.
+pub(super) fn parse_whole(text: &str) -> Result<u64, String> {
+    bytes(text)
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .ok_or_else(|| {
+            format!(
+                "{text:?} is no size: give a number of bytes, or one with a unit like 64M or 1.5g"
+            )
+        })
+}
+
+/// `bytes` for people, with a unit of powers of 1000: 17 B, 1.2 kB, 178 MB.
+pub(super) fn human(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    // In tenths of the unit.
+    let mut tenths = bytes / 100;
+    let mut unit = 0;
+    while tenths >= 10_000 && unit + 1 < UNITS.len() {
+        tenths /= 1000;
+        unit += 1;
+    }
+    let unit = UNITS[unit];
+    if tenths < 100 {
+        format!("{}.{} {unit}", tenths / 10, tenths % 10)
+    } else {
+        format!("{} {unit}", tenths / 10)
+    }
+}
+
 fn bytes(text: &str) -> Option<i64> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
     let (number, unit) = text.split_at(end.unwrap_or(text.len()));
@@ -97,6 +129,26 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (1234, "1.2 kB"),
+            (12_345, "12 kB"),
+            (999_999, "999 kB"),
+            (1_000_000, "1.0 MB"),
+            (178_400_000, "178 MB"),
+            (5_120_000_000, "5.1 GB"),
+            (u64::MAX, "18 EB"),
+        ] {
+            assert_eq!(human(bytes), text);
+        }
+        assert!(parse_whole("-1").is_err());
+        assert_eq!(parse_whole("1k"), Ok(1024));
     }
 
     proptest::proptest! {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Result};
 use crate::sys;
 
 /// The extended attribute of a directory that hides those below (`userxattr`).
@@ -166,14 +166,16 @@ impl Merged {
     /// # Errors
     /// The names need more than 32 MiB, and what the kernel answers.
     pub fn list(&self, directory: &Found) -> Result<Vec<OsString>> {
-        let what = || format!("cannot list {:?} of the image", directory.path);
+        self.names(directory)
+            .doing(|| format!("cannot list {:?} of the image", directory.path))
+    }
+
+    /// As [`Self::list`]; ENOMEM when it is too much.
+    pub(super) fn names(&self, directory: &Found) -> sys::Result<Vec<OsString>> {
         let mut names = BTreeMap::new();
         let mut bytes = 0;
         for part in &directory.parts {
-            let seen = read_names(&part.fd, &mut names, &mut bytes).doing(what)?;
-            if !seen {
-                return Err(Error::new(what()).because("its names need more than 32 MiB"));
-            }
+            read_names(&part.fd, &mut names, &mut bytes)?;
         }
         let shown = names.into_iter().filter(|(_, hidden)| !hidden);
         Ok(shown.map(|(name, _)| name).collect())
@@ -192,20 +194,38 @@ impl Merged {
         })
     }
 
+    /// As [`Self::lookup`] for a path whose last name is not followed.
+    pub(super) fn find(&self, path: &Path) -> sys::Result<Option<Found>> {
+        self.walk(Path::new(""), path, false)
+    }
+
+    /// As [`Self::resolve`], links followed.
+    pub(super) fn find_from(&self, from: &Path, path: &Path) -> sys::Result<Option<Found>> {
+        self.walk(from, path, true)
+    }
+
+    /// As [`Self::child`].
+    pub(super) fn find_child(&self, directory: &Found, name: &OsStr) -> sys::Result<Option<Found>> {
+        child(&directory.parts, &directory.path, name)
+    }
+
     /// As [`Self::child`], without what the topmost layer has of it.
-    ///
-    /// # Errors
-    /// What the kernel answers.
-    pub fn child_below_top(&self, directory: &Found, name: &OsStr) -> Result<Option<Found>> {
+    pub(super) fn find_below_top(
+        &self,
+        directory: &Found,
+        name: &OsStr,
+    ) -> sys::Result<Option<Found>> {
         let parts = directory.parts.as_slice();
         let below = parts.iter().position(|part| part.layer > 0);
         let below = below.map_or(&[][..], |first| &parts[first..]);
-        child(below, &directory.path, name).doing(|| {
-            format!(
-                "cannot look up {name:?} in {:?} of the image",
-                directory.path
-            )
-        })
+        child(below, &directory.path, name)
+    }
+
+    /// The root, without what the topmost layer has of it.
+    pub(super) fn root_below_top(&self) -> sys::Result<Option<Found>> {
+        let mut parts = self.root_parts()?;
+        parts.drain(..parts.len().min(1));
+        root_of(parts)
     }
 
     fn root_parts(&self) -> sys::Result<Vec<Part>> {
@@ -259,20 +279,7 @@ impl Merged {
     }
 
     fn start(&self) -> sys::Result<Option<Found>> {
-        let parts = self.root_parts()?;
-        let Some(first) = parts.first() else {
-            return Ok(None);
-        };
-        let (fd, parent) = (duplicate(first.fd.as_fd())?, duplicate(first.fd.as_fd())?);
-        let stat = stat_of(&fd)?;
-        Ok(Some(Found {
-            layer: first.layer,
-            path: PathBuf::new(),
-            stat,
-            fd,
-            parts,
-            parent,
-        }))
+        root_of(self.root_parts()?)
     }
 
     /// The directory above `path`, which has no links in it; that of the root is the root.
@@ -288,6 +295,22 @@ impl Merged {
         }
         Ok(Some(here))
     }
+}
+
+/// The root directory that consists of `parts`.
+fn root_of(parts: Vec<Part>) -> sys::Result<Option<Found>> {
+    let Some(first) = parts.first() else {
+        return Ok(None);
+    };
+    let (fd, parent) = (duplicate(first.fd.as_fd())?, duplicate(first.fd.as_fd())?);
+    Ok(Some(Found {
+        layer: first.layer,
+        path: PathBuf::new(),
+        stat: stat_of(&fd)?,
+        fd,
+        parts,
+        parent,
+    }))
 }
 
 /// Puts the names of `path` on the stack, the first on top.
@@ -332,13 +355,12 @@ fn child(parts: &[Part], path: &Path, name: &OsStr) -> sys::Result<Option<Found>
     Ok(found)
 }
 
-/// Adds the names of a directory to `names`, with whether they are hidden, unless a layer further up has them;
-/// `false` when there are too many.
+/// Adds the names of a directory to `names`, with whether they are hidden, unless a layer further up has them.
 fn read_names(
     directory: &OwnedFd,
     names: &mut BTreeMap<OsString, bool>,
     bytes: &mut usize,
-) -> sys::Result<bool> {
+) -> sys::Result<()> {
     /// What a name needs besides its bytes.
     const EACH: usize = 48;
     let error = |e| sys::Error::new("getdents64", "fd", e);
@@ -352,7 +374,8 @@ fn read_names(
         }
         *bytes += name.len() + EACH;
         if *bytes > MOST_NAMES {
-            return Ok(false);
+            let args = "fd /* the names need more than 32 MiB */";
+            return Err(sys::Error::new("getdents64", args, Errno::NOMEM));
         }
         let may_hide = matches!(
             entry.file_type(),
@@ -365,7 +388,7 @@ fn read_names(
             };
         names.insert(name.to_owned(), hidden);
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Whether `stat` is that of a whiteout: character device 0:0.

@@ -23,4 +23,5 @@ pub mod unpack;
 
 pub use digest::{Digest, Hasher};
 pub use limits::Limits;
+pub use merged::Merged;
 pub use owners::Owners;

@@ -3,8 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::HostFacts;
 use crate::plan::IdMapping;
-use crate::plan::idmap::to_host;
+use crate::plan::idmap::{to_host, usual_maps};
 
 /// How the owners in a layer become owners on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,19 @@ pub enum Owners {
 }
 
 impl Owners {
+    /// Those of what this caller imports: through the map of her containers, or all hers, where she has no other ids or wants it so.
+    pub fn of_caller(facts: &HostFacts, squash: bool) -> Self {
+        let (uid_map, gid_map) = usual_maps(facts);
+        let count = |map: &[IdMapping]| map.iter().map(|line| u64::from(line.size)).sum::<u64>();
+        if squash || count(&uid_map) <= 1 || count(&gid_map) <= 1 {
+            return Self::Squashed {
+                uid: facts.uid,
+                gid: facts.gid,
+            };
+        }
+        Self::Mapped { uid_map, gid_map }
+    }
+
     /// The owner on the disk of what belongs to `uid` and `gid` in the layer; `None` where the map has no such id.
     pub fn on_disk(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
         match self {

@@ -48,6 +48,25 @@ pub fn outer(facts: &HostFacts) -> Outer {
     outer_ids(facts).outer
 }
 
+/// The uid map and the gid map of a container whose config asks for none: what an image's owners go through.
+pub fn usual_maps(facts: &HostFacts) -> (Vec<IdMapping>, Vec<IdMapping>) {
+    let OuterIds { uids, gids, .. } = outer_ids(facts);
+    if !is_current(facts) {
+        return (default_map(&uids), default_map(&gids));
+    }
+    // It stays in the caller's user namespace.
+    let same = |ids: Vec<IdRange>| {
+        ids.into_iter()
+            .map(|range| IdMapping {
+                container_id: range.start,
+                host_id: range.start,
+                size: range.count,
+            })
+            .collect()
+    };
+    (same(uids), same(gids))
+}
+
 /// The outer namespace that this caller can have, and the ids in it.
 pub(super) fn outer_ids(facts: &HostFacts) -> OuterIds {
     if is_current(facts) {

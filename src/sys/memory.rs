@@ -25,6 +25,16 @@ pub fn proc_units() -> (u64, u64) {
     (ask(libc::_SC_CLK_TCK, 100), ask(libc::_SC_PAGESIZE, 4096))
 }
 
+/// Has all threads allocate from one arena, where the C library would make one for each (mallopt(3), M_ARENA_MAX): they hold on to
+/// memory that others could use. To be called before there are threads.
+pub fn one_arena() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: mallopt takes two numbers; this process has one thread, so that nobody allocates meanwhile.
+        let _no_matter = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    }
+}
+
 impl SharedByte {
     /// A new shared byte, 0.
     pub fn new() -> Result<Self> {

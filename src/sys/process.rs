@@ -262,6 +262,32 @@ pub fn wait_ended(pidfd: impl AsFd, milliseconds: i32) -> Result<bool> {
     }
 }
 
+/// Lowers the size that a file of this process may grow to, in bytes (RLIMIT_FSIZE): a write beyond it is EFBIG, as SIGXFSZ is
+/// ignored ([`super::signal::ignore_failed_writes`]).
+pub fn limit_file_size(bytes: u64) -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let lower = |limit: Option<u64>| Some(limit.map_or(bytes, |limit| limit.min(bytes)));
+    let now = getrlimit(Resource::Fsize);
+    let limit = Rlimit {
+        current: lower(now.current),
+        maximum: lower(now.maximum),
+    };
+    setrlimit(Resource::Fsize, limit)
+        .map_err(|e| Error::new("prlimit64", format!("RLIMIT_FSIZE, {bytes}"), e))
+}
+
+/// Lets this process have as many files open as it ever may (RLIMIT_NOFILE).
+pub fn raise_open_files() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, limit)
+        .map_err(|e| Error::new("prlimit64", format!("RLIMIT_NOFILE, {maximum:?}"), e))
+}
+
 /// What a process used, and all of its children that it waited for (getrusage(2)).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Usage {

@@ -51,6 +51,15 @@ impl Signals {
             .map_err(|e| Error::new("signalfd4", "[HUP INT QUIT TERM], SFD_NONBLOCK", e))
     }
 
+    /// As [`Signals::ending`], and blocks them: they wait to be taken.
+    pub fn block_ending() -> Result<Self> {
+        use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+        let set: SigSet = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().collect();
+        nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)
+            .map_err(|e| Error::new("rt_sigprocmask", "SIG_BLOCK", e))?;
+        Self::ending()
+    }
+
     /// The number of the next signal, real-time signals included, if one has arrived.
     pub fn next(&self) -> Result<Option<i32>> {
         let arrived = match self.0.read_signal() {

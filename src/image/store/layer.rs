@@ -3,6 +3,8 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use serde::{Deserialize, Serialize};
@@ -10,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::tree::{self, Listing};
 use super::{ImageStore, LAYER_RECORD, LAYERS, MAX_RECORD, ROOT, TMP, directory_flags, flock};
 use crate::error::{Doing, Error, Result};
+use crate::image::unpack::Report;
 use crate::image::{Digest, Owners};
-use crate::plan::Note;
 use crate::sys;
 
 /// The name of a layer's directory: the digits of its chain id, and what tells apart whose its files are.
@@ -89,18 +91,16 @@ pub struct LayerRecord {
     pub diff_id: Digest,
     /// Its chain id (image-spec config.md).
     pub chain: Digest,
-    /// What its files have together, in bytes.
-    pub size: u64,
-    /// How many entries it has.
-    pub entries: u64,
+    /// The bytes of its uncompressed tar; of a directory, those of its files.
+    pub tar_size: u64,
     /// Whose its files are.
     pub owners: Owners,
     /// The boot in which it was unpacked.
     pub boot_id: String,
     /// The tree as it was when it was complete.
     pub listing: Listing,
-    /// What was adapted in it.
-    pub notes: Vec<Note>,
+    /// What was found in it, and adapted.
+    pub report: Report,
 }
 
 /// Who unpacks a layer.
@@ -131,9 +131,11 @@ impl ImageStore {
     /// Waits until nobody else unpacks the layer with this chain id. It is there then, or is to be unpacked by the caller, into an
     /// empty directory: what a killed process left is removed.
     ///
+    /// Whoever waits looks at `stop` now and then.
+    ///
     /// # Errors
-    /// The directory cannot be made, or the layer's record is damaged.
-    pub fn claim(&self, chain: &Digest, owners: &Owners) -> Result<Claim> {
+    /// The directory cannot be made, the layer's record is damaged, or it is to stop.
+    pub fn claim(&self, chain: &Digest, owners: &Owners, stop: &AtomicBool) -> Result<Claim> {
         let usual = LayerId::new(chain, owners);
         loop {
             let taken = match self.layer(&usual)? {
@@ -150,7 +152,7 @@ impl ImageStore {
             if let (true, Some(record)) = (taken, self.layer(&id)?) {
                 return Ok(Claim::There(id, Box::new(record)));
             }
-            if let Some(work) = self.take(id.name())? {
+            if let Some(work) = self.take(id.name(), stop)? {
                 return Ok(Claim::Ours(work));
             }
         }
@@ -194,7 +196,7 @@ impl ImageStore {
     fn take_if_new(&self, name: &str) -> Result<Option<Work>> {
         let tmp = self.subdirectory(TMP)?;
         match rustix::fs::mkdirat(&tmp, name, Mode::RWXU) {
-            Ok(()) => self.take(name),
+            Ok(()) => self.take(name, &AtomicBool::new(false)),
             Err(rustix::io::Errno::EXIST) => Ok(None),
             Err(e) => Err(self.cannot_make(name, e)),
         }
@@ -207,7 +209,7 @@ impl ImageStore {
 
     /// Locks `tmp/NAME`, which is made where it is missing, and empties it; `None` where its place or its owner changed while it
     /// was waited for.
-    fn take(&self, name: &str) -> Result<Option<Work>> {
+    fn take(&self, name: &str, stop: &AtomicBool) -> Result<Option<Work>> {
         let what = || "cannot make a directory for a layer".to_owned();
         let tmp = self.subdirectory(TMP)?;
         match rustix::fs::mkdirat(&tmp, name, Mode::RWXU) {
@@ -219,7 +221,7 @@ impl ImageStore {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(e) => return Err(sys::Error::new("openat", format!("{name:?}"), e)).doing(what),
         };
-        flock(&fd, FlockOperation::LockExclusive).doing(what)?;
+        wait_for_lock(&fd, stop)?;
         // It may have become a layer meanwhile, or be gone.
         let ours = rustix::fs::fstat(&fd)
             .map_err(|e| sys::Error::new("fstat", "fd", e))
@@ -246,8 +248,20 @@ impl ImageStore {
     /// unpacked in another boot is compared with its listing before another image takes it.
     ///
     /// # Errors
-    /// The record cannot be written, or the directory not be renamed.
+    /// The record cannot be written, or the directory not be renamed. What was unpacked is removed then.
     pub fn publish(&self, work: Work, record: &LayerRecord) -> Result<LayerId> {
+        match self.place(&work, record) {
+            Ok((id, true)) => Ok(id),
+            Ok((id, false)) => self.abandon(work).map(|()| id),
+            Err(error) => Err(match self.abandon(work) {
+                Ok(()) => error,
+                Err(left) => error.hint(left.message()),
+            }),
+        }
+    }
+
+    /// The layer's name, and whether it is this one that has it.
+    fn place(&self, work: &Work, record: &LayerRecord) -> Result<(LayerId, bool)> {
         let what = || format!("cannot keep layer {}", record.chain);
         let text = serde_json::to_vec(record).map_err(|e| Error::new(what()).because(e))?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -257,11 +271,11 @@ impl ImageStore {
             .map_err(|cause| self.because_full(what(), cause))?;
         let tmp = self.subdirectory(TMP)?;
         let layers = self.subdirectory(LAYERS)?;
-        let mut id = LayerId::new(&record.chain, &record.owners);
-        loop {
+        let usual = LayerId::new(&record.chain, &record.owners);
+        for id in [usual, LayerId::beside(&record.chain, &record.owners)] {
             let noreplace = RenameFlags::NOREPLACE;
             match rustix::fs::renameat_with(&tmp, &work.name, &layers, id.name(), noreplace) {
-                Ok(()) => return Ok(id),
+                Ok(()) => return Ok((id, true)),
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(e) => {
                     let args = format!("{:?}, {:?}, RENAME_NOREPLACE", work.name, id.name());
@@ -269,20 +283,14 @@ impl ImageStore {
                     return Err(self.because_full(what(), cause));
                 }
             }
-            match self.layer(&id)? {
-                Some(there) if there.owners == record.owners => {
-                    self.abandon(work)?;
-                    return Ok(id);
-                }
-                _ => {
-                    let other = LayerId::beside(&record.chain, &record.owners);
-                    if other == id {
-                        return Err(Error::new(what()).because("it is there, without a record"));
-                    }
-                    id = other;
-                }
+            if self
+                .layer(&id)?
+                .is_some_and(|there| there.owners == record.owners)
+            {
+                return Ok((id, false));
             }
         }
+        Err(Error::new(what()).because("another one has its name"))
     }
 
     /// Removes a layer that is not to be.
@@ -296,6 +304,22 @@ impl ImageStore {
         rustix::fs::unlinkat(&tmp, &work.name, AtFlags::REMOVEDIR)
             .map_err(|e| sys::Error::new("unlinkat", format!("{:?}, AT_REMOVEDIR", work.name), e))
             .doing(what)
+    }
+}
+
+/// Waits until nobody else unpacks the layer, or all is to stop.
+fn wait_for_lock(directory: &OwnedFd, stop: &AtomicBool) -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let what = || "cannot lock the directory of a layer".to_owned();
+    loop {
+        match flock(directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(e) if e.is(libc::EWOULDBLOCK) => {}
+            locked => return locked.doing(what),
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::new(what()).because("another import unpacks it"));
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 

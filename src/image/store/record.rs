@@ -16,7 +16,7 @@ use crate::sys;
 pub struct ImageRecord {
     /// Its name.
     pub name: String,
-    /// The digest of its manifest. A root filesystem has none: there it is the chain id of its layer, and no blob has it.
+    /// The digest of its manifest, which is a blob: of docker-archive and rootfs, which have none, one that was made for it.
     pub manifest: Digest,
     /// The digest of its config, which is a blob.
     pub config: Digest,

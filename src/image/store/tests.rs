@@ -5,8 +5,13 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
+use crate::image::unpack::Report;
 use crate::image::{Owners, containers};
+
+static GO: AtomicBool = AtomicBool::new(false);
 
 fn owners() -> Owners {
     Owners::Squashed { uid: 1, gid: 2 }
@@ -17,19 +22,18 @@ fn layer_record(work: &Work, chain: &Digest) -> LayerRecord {
     LayerRecord {
         diff_id: chain.clone(),
         chain: chain.clone(),
-        size: listing.bytes,
-        entries: listing.entries,
+        tar_size: listing.bytes,
         owners: owners(),
         boot_id: "b".into(),
         listing,
-        notes: Vec::new(),
+        report: Report::default(),
     }
 }
 
 /// A layer with one file.
 fn add_layer(store: &ImageStore, word: &str) -> LayerId {
     let chain = Digest::of(word.as_bytes());
-    let Claim::Ours(work) = store.claim(&chain, &owners()).unwrap() else {
+    let Claim::Ours(work) = store.claim(&chain, &owners(), &GO).unwrap() else {
         panic!("{word} is there");
     };
     std::fs::write(path_of(work.root()).join(word), word).unwrap();
@@ -216,13 +220,13 @@ fn a_changed_blob_is_not_read() {
 fn one_of_two_unpacks_and_the_other_waits_for_it() {
     let (_directory, store) = new_store();
     let chain = Digest::of(b"layer");
-    let Claim::Ours(work) = store.claim(&chain, &owners()).unwrap() else {
+    let Claim::Ours(work) = store.claim(&chain, &owners(), &GO).unwrap() else {
         panic!("it is there");
     };
     let waiting = std::sync::atomic::AtomicBool::new(true);
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {
-            let claim = store.claim(&chain, &owners()).unwrap();
+            let claim = store.claim(&chain, &owners(), &GO).unwrap();
             let waited = !waiting.load(std::sync::atomic::Ordering::SeqCst);
             (matches!(claim, Claim::There(..)), waited)
         });
@@ -233,11 +237,12 @@ fn one_of_two_unpacks_and_the_other_waits_for_it() {
     });
     // Those who gave up leave it to the next.
     let chain = Digest::of(b"another");
-    let Claim::Ours(work) = store.claim(&chain, &owners()).unwrap() else {
+    let Claim::Ours(work) = store.claim(&chain, &owners(), &GO).unwrap() else {
         panic!("it is there");
     };
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| matches!(store.claim(&chain, &owners()), Ok(Claim::Ours(_))));
+        let other =
+            scope.spawn(|| matches!(store.claim(&chain, &owners(), &GO), Ok(Claim::Ours(_))));
         store.abandon(work).unwrap();
         assert!(other.join().unwrap());
     });
@@ -251,21 +256,21 @@ fn what_was_left_is_emptied_and_other_owners_get_a_layer_of_their_own() {
     std::fs::create_dir_all(left.join("root/a/b")).unwrap();
     std::fs::write(left.join("layer.json"), "{").unwrap();
     symlink("/", left.join("root/a/link")).unwrap();
-    let Claim::Ours(work) = store.claim(&chain, &owners()).unwrap() else {
+    let Claim::Ours(work) = store.claim(&chain, &owners(), &GO).unwrap() else {
         panic!("it is there");
     };
     assert!(tree::names(work.root()).unwrap().is_empty());
     let record = layer_record(&work, &chain);
     let id = store.publish(work, &record).unwrap();
     let others = Owners::Squashed { uid: 3, gid: 4 };
-    let Claim::Ours(work) = store.claim(&chain, &others).unwrap() else {
+    let Claim::Ours(work) = store.claim(&chain, &others, &GO).unwrap() else {
         panic!("it is there");
     };
     let mut record = layer_record(&work, &chain);
     record.owners = others.clone();
     let other = store.publish(work, &record).unwrap();
     assert_ne!(id, other);
-    match store.claim(&chain, &others).unwrap() {
+    match store.claim(&chain, &others, &GO).unwrap() {
         Claim::There(found, _) => assert_eq!(found, other),
         Claim::Ours(_) => panic!("it is not there"),
     }

@@ -36,6 +36,17 @@ pub struct Listing {
     pub latest: Moment,
 }
 
+impl Listing {
+    /// The digest of the sum: it stands for what is listed, and for the contents where those were looked at.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = Hasher::sha256();
+        for lane in self.sum {
+            hasher.update(&lane.to_be_bytes());
+        }
+        hasher.finish()
+    }
+}
+
 /// The names in a directory, without `.` and `..`; those that are no UTF-8 are none of the store's.
 pub(super) fn names(directory: impl AsFd) -> Result<Vec<String>> {
     let error = |e| Error::new("getdents64", "fd", e);

@@ -1,0 +1,123 @@
+//! `image`: what is done to images; each verb has a file of its own.
+
+use crate::error::{Error, Result};
+use crate::host::{HostFacts, Joinable};
+use crate::image::store::{ImageRecord, ImageStore};
+use crate::log::Log;
+use crate::state::Store;
+use crate::{plan, userns};
+
+use super::{Global, print};
+
+mod gc;
+mod import;
+mod list;
+mod progress;
+mod remove;
+mod show;
+mod verify;
+
+/// Import, list, show and remove images
+///
+/// An image is imported from files: no registry is asked, and no daemon runs. Its layers are unpacked once, and shared by all images
+/// and containers that have them. `run --image NAME` runs one.
+#[derive(Debug, clap::Args)]
+#[command(
+    disable_help_subcommand = true,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    after_long_help = "\
+`lodger help image VERB` tells about one verb.
+
+Examples:
+  lodger image import oci-archive:debian.tar debian
+  lodger run --image debian t1 cat /etc/os-release
+  lodger image remove debian && lodger image gc"
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Import(import::Args),
+    List(list::Args),
+    Show(show::Args),
+    Remove(remove::Args),
+    Gc(gc::Args),
+    Verify(verify::Args),
+}
+
+/// How something is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Does what `image` asks.
+pub(crate) fn image(global: &Global, args: &Args, log: &Log) -> Result<u8> {
+    match &args.verb {
+        Verb::Import(args) => import::import(global, args, log),
+        Verb::List(args) => list::list(global, args, log),
+        Verb::Show(args) => show::show(global, args),
+        Verb::Remove(args) => remove::remove(global, args),
+        Verb::Gc(args) => gc::gc(global, args),
+        Verb::Verify(args) => verify::verify(global, args, log),
+    }
+}
+
+/// The caller's own store, made where it is missing.
+fn own_store(global: &Global) -> Result<ImageStore> {
+    match global.store() {
+        Some(path) => ImageStore::open_or_make(path),
+        None => ImageStore::open_or_make(&ImageStore::default_path()?),
+    }
+}
+
+/// The caller's own store, if it is there.
+fn own_store_if_there(global: &Global) -> Result<Option<ImageStore>> {
+    match global.store() {
+        Some(path) => ImageStore::open(path),
+        // Whoever has no home may have images of the site all the same.
+        None if !global.readonly_stores().is_empty() => {
+            ImageStore::default_path().map_or(Ok(None), |path| ImageStore::open(&path))
+        }
+        None => ImageStore::open(&ImageStore::default_path()?),
+    }
+}
+
+/// All stores in which images are looked for: the caller's own, if it is there, then those that are only read.
+fn stores(global: &Global) -> Result<Vec<ImageStore>> {
+    let mut stores: Vec<ImageStore> = own_store_if_there(global)?.into_iter().collect();
+    for path in global.readonly_stores() {
+        stores.push(ImageStore::open_readonly(path)?);
+    }
+    Ok(stores)
+}
+
+/// The image `name`, and the first store that has it.
+pub(super) fn find(global: &Global, name: &str) -> Result<(ImageStore, ImageRecord)> {
+    for store in stores(global)? {
+        if let Some(image) = store.image(name)? {
+            return Ok((store, image));
+        }
+    }
+    Err(missing(name))
+}
+
+fn missing(name: &str) -> Error {
+    Error::new(format!("image {name:?} does not exist"))
+        .hint("`lodger image list` lists those that do; `lodger image import SOURCE NAME` adds one")
+}
+
+/// Enters the outer user namespace, in which files of subordinate ids are the caller's.
+fn enter(global: &Global, facts: &HostFacts) -> Result<()> {
+    let state = Store::open_or_make(global.root.as_deref())?;
+    let outer = plan::idmap::outer(facts);
+    userns::begin(&outer, &state, &Joinable::default())?.finish()?;
+    Ok(())
+}
