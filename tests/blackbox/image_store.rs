@@ -60,7 +60,12 @@ impl Lab {
         }
         let tar = self.path(name);
         let mut command = Command::new("tar");
-        command.args(["--sort=name", "--owner=0", "--group=0", "--mtime=@1000000000"]);
+        command.args([
+            "--sort=name",
+            "--owner=0",
+            "--group=0",
+            "--mtime=@1000000000",
+        ]);
         command.arg("-C").arg(&tree).arg("-cf").arg(&tar).arg(".");
         spawn(&mut command, b"").wait().ok();
         tar
@@ -80,9 +85,12 @@ impl Lab {
         let mut descriptors = Vec::new();
         for layer in layers {
             diff_ids.push(Digest::of(&fs::read(layer).unwrap()).to_string());
-            spawn(Command::new("gzip").args(["-n", "-k", "-f"]).arg(layer), b"")
-                .wait()
-                .ok();
+            spawn(
+                Command::new("gzip").args(["-n", "-k", "-f"]).arg(layer),
+                b"",
+            )
+            .wait()
+            .ok();
             let packed = fs::read(format!("{}.gz", layer.display())).unwrap();
             descriptors.push(keep(&packed, "application/vnd.oci.image.layer.v1.tar+gzip"));
         }
@@ -119,7 +127,12 @@ impl Lab {
     /// An image of two layers, of which the second is `word`'s own.
     fn two_layers(&self, word: &str) -> String {
         let below: Vec<(String, String)> = (0..40)
-            .map(|n| (format!("usr/{}/file-{n}", n % 7), format!("{n}").repeat(n * 97)))
+            .map(|n| {
+                (
+                    format!("usr/{}/file-{n}", n % 7),
+                    format!("{n}").repeat(n * 97),
+                )
+            })
             .collect();
         let below: Vec<(&str, &str)> = below.iter().map(|(a, b)| (&**a, &**b)).collect();
         let below = self.tar("below.tar", &below);
@@ -148,7 +161,11 @@ impl Lab {
     #[track_caller]
     fn assert_empty(&self, when: &str) {
         for directory in ["images", "layers", "tmp", "blobs/sha256", "containers"] {
-            assert_eq!(self.names(directory), Vec::<String>::new(), "{when}: {directory}");
+            assert_eq!(
+                self.names(directory),
+                Vec::<String>::new(),
+                "{when}: {directory}"
+            );
         }
     }
 
@@ -189,13 +206,18 @@ fn an_image_is_imported_listed_shown_and_removed() {
     let lab = Lab::new();
     assert_eq!(lab.json(&["list"]), json!([]));
     let source = lab.two_layers("one");
-    let ran = lab.image(&["import", &source, "docker.io/a/one:1"]).exits(0);
+    let ran = lab
+        .image(&["import", &source, "docker.io/a/one:1"])
+        .exits(0);
     let (digest, name) = ran.out.trim_end().split_once(' ').unwrap();
     assert_eq!(name, "docker.io/a/one:1");
     assert!(ran.err.contains("layer 1 of 2: 48 files, "), "{ran:?}");
     assert!(ran.err.contains("layer 2 of 2: "), "{ran:?}");
     let quiet = lab.image(&["import", "-q", &source, "two"]).exits(0);
-    assert_eq!((&*quiet.err, &*quiet.out), ("", &*format!("{digest} two\n")));
+    assert_eq!(
+        (&*quiet.err, &*quiet.out),
+        ("", &*format!("{digest} two\n"))
+    );
     assert_eq!(lab.names("layers").len(), 2, "one layer is one directory");
 
     let images = lab.json(&["list"]);
@@ -205,39 +227,67 @@ fn an_image_is_imported_listed_shown_and_removed() {
     assert_eq!(images[1]["layers"], images[0]["layers"]);
     let table = lab.image(&["list"]).ok();
     let (header, rows) = table.split_once('\n').unwrap();
-    assert!(header.starts_with("NAME") && header.ends_with("STORE"), "{table}");
-    assert!(rows.starts_with(name) && rows.contains(&digest[7..19]), "{table}");
+    assert!(
+        header.starts_with("NAME") && header.ends_with("STORE"),
+        "{table}"
+    );
+    assert!(
+        rows.starts_with(name) && rows.contains(&digest[7..19]),
+        "{table}"
+    );
     assert_eq!(lab.image(&["list", "-q"]).ok(), format!("{name}\ntwo\n"));
 
     let shown = lab.json(&["show", "two"]);
     assert_eq!(shown["config"]["config"]["Cmd"], json!(["/bin/prog"]));
     assert_eq!(shown["records"].as_array().unwrap().len(), 2);
     let text = lab.image(&["show", "two"]).ok();
-    for line in ["Digest:      sha256:", "Platform:    linux/amd64\n", "Environment: A=1\n", "Labels:      k=v\n"] {
+    for line in [
+        "Digest:      sha256:",
+        "Platform:    linux/amd64\n",
+        "Environment: A=1\n",
+        "Labels:      k=v\n",
+    ] {
         assert!(text.contains(line), "{line:?} in {text}");
     }
     assert!(!text.contains('\u{1b}'), "{text:?}");
 
     // What the second layer hides, the kernel's overlay is told.
     let layers = shown["layers"].as_array().unwrap();
-    let top = lab.path("store/layers").join(layers[1].as_str().unwrap()).join("root");
+    let top = lab
+        .path("store/layers")
+        .join(layers[1].as_str().unwrap())
+        .join("root");
     let whiteout = top.join("usr/1/file-1").symlink_metadata().unwrap();
-    assert_eq!((whiteout.mode() & 0o170_000, whiteout.rdev()), (0o020_000, 0));
+    assert_eq!(
+        (whiteout.mode() & 0o170_000, whiteout.rdev()),
+        (0o020_000, 0)
+    );
     assert_eq!(fs::read_to_string(top.join("etc/word")).unwrap(), "one");
 
-    lab.image(&["remove", "two", "none"]).fails(1, "\"none\" does not exist");
+    lab.image(&["remove", "two", "none"])
+        .fails(1, "\"none\" does not exist");
     assert_eq!(lab.image(&["list", "-q"]).ok(), format!("{name}\n"));
     assert_eq!(lab.image(&["gc"]).ok(), "there is nothing to remove\n");
     lab.image(&["remove", name]).ok();
     let would = lab.json(&["gc", "--dry-run"]);
-    assert_eq!((&would["removed"], would["layers"].as_array().unwrap().len()), (&json!(false), 2));
+    assert_eq!(
+        (&would["removed"], would["layers"].as_array().unwrap().len()),
+        (&json!(false), 2)
+    );
     assert!(would["bytes"].as_u64().unwrap() > 10_000, "{would}");
     assert_eq!(lab.names("layers").len(), 2);
     let gone = lab.image(&["gc"]).ok();
-    assert!(gone.contains(&format!("layer {}\n", layers[0].as_str().unwrap())), "{gone}");
-    assert!(gone.contains("blob sha256:") && gone.ends_with(" are free\n"), "{gone}");
+    assert!(
+        gone.contains(&format!("layer {}\n", layers[0].as_str().unwrap())),
+        "{gone}"
+    );
+    assert!(
+        gone.contains("blob sha256:") && gone.ends_with(" are free\n"),
+        "{gone}"
+    );
     lab.assert_empty("after gc");
-    lab.image(&["show", "two"]).fails(1, "image \"two\" does not exist");
+    lab.image(&["show", "two"])
+        .fails(1, "image \"two\" does not exist");
 }
 
 #[test]
@@ -254,7 +304,8 @@ fn a_root_filesystem_gets_a_config_and_a_name_of_its_own() {
     assert_eq!(shown["layers"][0].as_str().unwrap(), &diff[7..]);
     lab.image(&["verify"]).ok();
     // The second time it is found to be there when all of it was read.
-    lab.image(&["import", &format!("rootfs:{}", tar.display()), "again"]).ok();
+    lab.image(&["import", &format!("rootfs:{}", tar.display()), "again"])
+        .ok();
     assert_eq!(lab.names("layers").len(), 1);
     assert_eq!(lab.names("tmp"), Vec::<String>::new());
 }
@@ -264,21 +315,37 @@ fn a_name_goes_to_the_new_image_and_that_is_said() {
     lodger_only!("the store of images");
     let lab = Lab::new();
     lab.image(&["import", &lab.two_layers("one"), "name"]).ok();
-    let before = lab.json(&["list"])[0]["manifest"].as_str().unwrap().to_owned();
-    let ran = lab.image(&["import", &lab.two_layers("two"), "name"]).exits(0);
-    assert!(ran.err.contains(&format!("another image had this name, and has none now: {before}")), "{ran:?}");
-    assert!(ran.err.contains("layer 1 of 2: is there already"), "{ran:?}");
+    let before = lab.json(&["list"])[0]["manifest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let ran = lab
+        .image(&["import", &lab.two_layers("two"), "name"])
+        .exits(0);
+    assert!(
+        ran.err.contains(&format!(
+            "another image had this name, and has none now: {before}"
+        )),
+        "{ran:?}"
+    );
+    assert!(
+        ran.err.contains("layer 1 of 2: is there already"),
+        "{ran:?}"
+    );
     assert_eq!(lab.names("layers").len(), 3);
     lab.image(&["gc"]).ok();
     assert_eq!(lab.names("layers").len(), 2);
-    let ran = lab.image(&["import", "-q", &lab.two_layers("two"), "name"]).exits(0);
+    let ran = lab
+        .image(&["import", "-q", &lab.two_layers("two"), "name"])
+        .exits(0);
     assert_eq!(ran.err, "", "it is the same image");
     for name in ["", "..", "/x", "a b", "-x"] {
         let ran = lab.image(&["import", &lab.two_layers("two"), "--", name]);
         assert_eq!(ran.code, 1, "{ran:?}");
     }
     for name in ["", "..", "/x", "a b"] {
-        lab.image(&["show", name]).fails(1, "invalid name of an image");
+        lab.image(&["show", name])
+            .fails(1, "invalid name of an image");
     }
 }
 
@@ -295,7 +362,9 @@ fn everything_in_the_store_is_hers_alone() {
     for path in found {
         let metadata = path.symlink_metadata().unwrap();
         assert_eq!(metadata.uid(), uid, "{path:?}");
-        let beneath = path.strip_prefix(store.join("layers")).unwrap_or(Path::new(""));
+        let beneath = path
+            .strip_prefix(store.join("layers"))
+            .unwrap_or(Path::new(""));
         // A layer's tree is as the layer says, in a directory that is hers alone.
         if beneath.components().count() < 2 || beneath.ends_with("layer.json") {
             let expected = if metadata.is_dir() { 0o700 } else { 0o600 };
@@ -310,13 +379,19 @@ fn a_store_that_is_not_hers_alone_is_refused() {
     let lab = Lab::new();
     let source = lab.two_layers("one");
     lab.image(&["import", &source, "one"]).ok();
-    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    for (name, word) in [("store", "as the image store"), ("store/layers", "of the image store")] {
+    let set =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (name, word) in [
+        ("store", "as the image store"),
+        ("store/layers", "of the image store"),
+    ] {
         set(&lab.path(name), 0o770);
         for args in [&["import", &source, "two"][..], &["gc"], &["list"]] {
             // Listing has no need of the layers.
             if args[0] != "list" || name == "store" {
-                let ran = lab.image(args).fails(1, "others may write to it (mode 0770)");
+                let ran = lab
+                    .image(args)
+                    .fails(1, "others may write to it (mode 0770)");
                 assert!(ran.err.contains(word), "{ran:?}");
             }
         }
@@ -324,7 +399,8 @@ fn a_store_that_is_not_hers_alone_is_refused() {
     }
     fs::rename(lab.path("store/images"), lab.path("elsewhere")).unwrap();
     symlink(lab.path("elsewhere"), lab.path("store/images")).unwrap();
-    lab.image(&["list"]).fails(1, "it is a symbolic link or not a directory");
+    lab.image(&["list"])
+        .fails(1, "it is a symbolic link or not a directory");
     fs::remove_file(lab.path("store/images")).unwrap();
     fs::rename(lab.path("elsewhere"), lab.path("store/images")).unwrap();
     symlink(lab.path("store"), lab.path("link")).unwrap();
@@ -333,7 +409,15 @@ fn a_store_that_is_not_hers_alone_is_refused() {
     run(&["--store", &link, "image", "list"]).fails(1, "it is a symbolic link");
     run(&["--store", "/etc", "image", "import", &source, "one"]).fails(1, "it belongs to uid 0");
     // Somebody else's is read, if only its owner can write to it.
-    run(&["--store", &lab.word("none"), "--store-ro", "/tmp", "image", "list"]).fails(1, "others may write to it");
+    run(&[
+        "--store",
+        &lab.word("none"),
+        "--store-ro",
+        "/tmp",
+        "image",
+        "list",
+    ])
+    .fails(1, "others may write to it");
 }
 
 #[test]
@@ -351,7 +435,10 @@ fn a_store_of_others_is_read_and_not_touched() {
     };
     assert_eq!(run(&["list", "-q"]).ok(), "one\n");
     let listed: Value = serde_json::from_str(&run(&["list", "-f", "json"]).ok()).unwrap();
-    assert_eq!((&listed[0]["readonly"], &listed[0]["store"]), (&json!(true), &json!(site)));
+    assert_eq!(
+        (&listed[0]["readonly"], &listed[0]["store"]),
+        (&json!(true), &json!(site))
+    );
     assert!(run(&["show", "one"]).ok().contains("Name:        one\n"));
     assert!(run(&["verify"]).ok().contains("one config"), "verify");
     run(&["remove", "one"]).fails(1, "does not exist");
@@ -360,7 +447,9 @@ fn a_store_of_others_is_read_and_not_touched() {
     find(&lab.path("store"), &mut after);
     assert_eq!(before, after);
     // By the environment, too.
-    let mut command = lab.fixture.command(&["--store", &own, "image", "list", "-q"]);
+    let mut command = lab
+        .fixture
+        .command(&["--store", &own, "image", "list", "-q"]);
     command.env("LODGER_STORE_RO", &site);
     assert_eq!(spawn(&mut command, b"").wait().ok(), "one\n");
     let mut command = lab.fixture.command(&["image", "list", "-q"]);
@@ -376,22 +465,39 @@ fn verify_finds_what_was_changed() {
     lab.image(&["import", &lab.two_layers("two"), "two"]).ok();
     let all = lab.json(&["verify"]);
     assert_eq!(all.as_array().unwrap().len(), 8);
-    assert!(all.as_array().unwrap().iter().all(|told| told["finding"] == "intact"), "{all}");
-    let top = lab.json(&["show", "one"])["layers"][1].as_str().unwrap().to_owned();
+    assert!(
+        all.as_array()
+            .unwrap()
+            .iter()
+            .all(|told| told["finding"] == "intact"),
+        "{all}"
+    );
+    let top = lab.json(&["show", "one"])["layers"][1]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let file = lab.path("store/layers").join(top).join("root/etc/word");
     let before = file.metadata().unwrap();
     fs::write(&file, "own").unwrap();
     let opened = fs::OpenOptions::new().write(true).open(&file).unwrap();
     opened.set_modified(before.modified().unwrap()).unwrap();
     let ran = lab.image(&["verify", "one"]).exits(1);
-    assert!(ran.out.contains("damaged: some of it was changed after the import"), "{ran:?}");
+    assert!(
+        ran.out
+            .contains("damaged: some of it was changed after the import"),
+        "{ran:?}"
+    );
     lab.image(&["verify", "two"]).ok();
     let config = lab.json(&["show", "two"])["config"].to_string();
     let digest = lab.json(&["list"])[1]["config"].as_str().unwrap()[7..].to_owned();
     fs::write(lab.path("store/blobs/sha256").join(digest), config + " ").unwrap();
     let ran = lab.image(&["verify", "two"]).exits(1);
-    assert!(ran.out.contains("its content has another digest"), "{ran:?}");
-    lab.image(&["show", "two"]).fails(1, "its content has another digest");
+    assert!(
+        ran.out.contains("its content has another digest"),
+        "{ran:?}"
+    );
+    lab.image(&["show", "two"])
+        .fails(1, "its content has another digest");
 }
 
 #[test]
@@ -400,7 +506,12 @@ fn sixteen_imports_of_one_image_do_the_work_once() {
     let lab = Lab::new();
     let source = lab.two_layers("one");
     let running: Vec<_> = (0..16)
-        .map(|n| spawn(&mut lab.command(&["import", &source, &format!("name-{n}")]), b""))
+        .map(|n| {
+            spawn(
+                &mut lab.command(&["import", &source, &format!("name-{n}")]),
+                b"",
+            )
+        })
         .collect();
     let ended: Vec<Ran> = running.into_iter().map(|one| one.wait().exits(0)).collect();
     for layer in ["layer 1 of 2: ", "layer 2 of 2: "] {
@@ -443,9 +554,12 @@ fn points(lab: &Lab, source: &str) -> Vec<(Vec<Call>, usize)> {
     fs::create_dir(&traces).unwrap();
     let command = lab.command(&["import", source, "one"]);
     let options = ["-f", "--output-separately"];
-    spawn(&mut under_strace(&options, &traces.join("t"), &command), b"")
-        .wait()
-        .ok();
+    spawn(
+        &mut under_strace(&options, &traces.join("t"), &command),
+        b"",
+    )
+    .wait()
+    .ok();
     let mut points = Vec::new();
     for entry in fs::read_dir(&traces).unwrap() {
         let of_thread = calls(&entry.unwrap().path());
@@ -455,7 +569,11 @@ fn points(lab: &Lab, source: &str) -> Vec<(Vec<Call>, usize)> {
             .position(|call| call.line.contains("\"lock\""))
             .unwrap_or(0);
         let step = ((of_thread.len() - begin) / 20).max(1);
-        points.extend((begin..of_thread.len()).step_by(step).map(|n| (of_thread.clone(), n)));
+        points.extend(
+            (begin..of_thread.len())
+                .step_by(step)
+                .map(|n| (of_thread.clone(), n)),
+        );
     }
     points
 }
@@ -492,11 +610,20 @@ fn an_import_that_is_killed_leaves_nothing_that_gc_does_not_remove() {
             unfinished += 1;
         }
         for layer in lab.names("layers") {
-            assert!(lab.path("store/layers").join(layer).join("layer.json").exists(), "{option}");
+            assert!(
+                lab.path("store/layers")
+                    .join(layer)
+                    .join("layer.json")
+                    .exists(),
+                "{option}"
+            );
         }
         lab.assert_gc_leaves_nothing(&option);
     }
-    assert!(killed >= 50 && unfinished >= 40, "killed at {killed} points, {unfinished} before the end");
+    assert!(
+        killed >= 50 && unfinished >= 40,
+        "killed at {killed} points, {unfinished} before the end"
+    );
     lab.image(&["import", &source, "one"]).ok();
     lab.image(&["verify"]).ok();
 }
@@ -513,7 +640,11 @@ fn an_import_after_a_killed_one_goes_on_as_if_there_had_been_none() {
     let source = lab.two_layers("one");
     let command = lab.command(&["import", &source, "one"]);
     let option = "--inject=symlinkat,linkat,fchownat,utimensat,mkdirat:signal=KILL:when=12";
-    let ran = spawn(&mut under_strace(&["-f", option], &lab.path("trace"), &command), b"").wait();
+    let ran = spawn(
+        &mut under_strace(&["-f", option], &lab.path("trace"), &command),
+        b"",
+    )
+    .wait();
     assert_eq!(ran.code, 137, "{ran:?}");
     assert_ne!(lab.names("tmp"), Vec::<String>::new());
     lab.image(&["import", &source, "one"]).ok();
@@ -548,7 +679,10 @@ fn a_full_disk_is_told_apart_and_leaves_nothing() {
     let tar = lab.tar("large.tar", &files);
     let source = lab.layout("large.oci", &[tar]);
     let usual = "blobs\nimages\nlayers\nlock\ntmp\n";
-    for (options, word) in [("size=1m", "has no space left"), ("nr_inodes=20", "has no inodes left")] {
+    for (options, word) in [
+        ("size=1m", "has no space left"),
+        ("nr_inodes=20", "has no inodes left"),
+    ] {
         let ran = on_small_disk(&lab, options, &source).exits(0);
         assert_eq!(ran.out, format!("status 1\n{usual}"), "{options}: {ran:?}");
         assert!(ran.err.contains(word), "{options}: {ran:?}");
@@ -566,12 +700,22 @@ fn squashed_owners_are_counted_and_layers_of_their_own() {
     fs::write(lab.path("t/d/f"), "x").unwrap();
     let tar = lab.path("owned.tar");
     let mut command = Command::new("tar");
-    command.args(["--owner=33", "--group=44", "-C"]).arg(lab.path("t"));
-    spawn(command.arg("-cf").arg(&tar).arg("d"), b"").wait().ok();
+    command
+        .args(["--owner=33", "--group=44", "-C"])
+        .arg(lab.path("t"));
+    spawn(command.arg("-cf").arg(&tar).arg("d"), b"")
+        .wait()
+        .ok();
     let source = format!("rootfs:{}", tar.display());
     lab.image(&["import", &source, "mapped"]).ok();
-    let ran = lab.image(&["import", "--squash-owners", &source, "squashed"]).exits(0);
-    assert!(ran.err.contains("2 files have another owner in the image, and yours here"), "{ran:?}");
+    let ran = lab
+        .image(&["import", "--squash-owners", &source, "squashed"])
+        .exits(0);
+    assert!(
+        ran.err
+            .contains("2 files have another owner in the image, and yours here"),
+        "{ran:?}"
+    );
     let layers = lab.names("layers");
     assert_eq!(layers.len(), 2);
     assert_eq!(layers[1], format!("{}-squashed", layers[0]));
@@ -583,8 +727,14 @@ fn squashed_owners_are_counted_and_layers_of_their_own() {
     assert_eq!(owner(&layers[1]), uid);
     assert_ne!(owner(&layers[0]), uid);
     let shown = lab.image(&["show", "squashed"]).ok();
-    assert!(shown.contains("Owners:      all files are yours\n"), "{shown}");
-    assert!(shown.contains("Note:        2 files have another owner"), "{shown}");
+    assert!(
+        shown.contains("Owners:      all files are yours\n"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("Note:        2 files have another owner"),
+        "{shown}"
+    );
     lab.image(&["verify"]).ok();
     lab.assert_gc_leaves_nothing("after all");
 }
@@ -603,9 +753,15 @@ fn a_layer_that_gets_past_the_unpacker_does_not_get_past_landlock() {
     let outside = lab.word("outside");
     symlink(&outside, lab.path("link")).unwrap();
     let top = lab.word("");
-    run(Command::new("tar").args(["-C", &top, "-cf"]).arg(&tar).arg("link"));
+    run(Command::new("tar")
+        .args(["-C", &top, "-cf"])
+        .arg(&tar)
+        .arg("link"));
     let evil = lab.word("evil");
-    run(Command::new("tar").args(["-C", &evil, "-rf"]).arg(&tar).arg("link/canary"));
+    run(Command::new("tar")
+        .args(["-C", &evil, "-rf"])
+        .arg(&tar)
+        .arg("link/canary"));
     let source = format!("rootfs:{}", tar.display());
     let attack = || {
         let _ = fs::remove_file(lab.path("outside/canary"));
