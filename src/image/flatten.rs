@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use super::Owners;
 use super::merged::{Found, Merged, duplicate};
+use super::unpack::{Names, Report};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
@@ -56,6 +57,27 @@ pub struct Listed {
     pub more: u64,
 }
 
+/// As an import tells it of a layer.
+impl From<&Copied> for Report {
+    fn from(copied: &Copied) -> Self {
+        let lost = &copied.without_xattrs;
+        let lost = lost.first.len() as u64 + lost.more;
+        Self {
+            entries: copied.files,
+            bytes: copied.bytes,
+            squashed: copied.squashed,
+            devices: Names {
+                first: copied.devices.first.clone(),
+                more: copied.devices.more,
+            },
+            xattrs: (lost > 0)
+                .then(|| ("others".to_owned(), lost))
+                .into_iter()
+                .collect(),
+        }
+    }
+}
+
 impl Listed {
     const MOST: usize = 100;
 
@@ -79,9 +101,30 @@ impl Listed {
 /// # Errors
 /// What the kernel answers, with the file's name. What was copied until then stays there.
 pub fn layers(layers: &[OwnedFd], destination: &OwnedFd) -> Result<Copied> {
-    let fds: sys::Result<Vec<OwnedFd>> = layers.iter().map(|fd| duplicate(fd.as_fd())).collect();
-    let merged = Merged::new(fds.doing(|| "cannot stack the layers".to_owned())?);
+    let merged = stack(layers)?;
     Copier::new(&merged, destination, None).copy()
+}
+
+/// As [`layers`], where all becomes the caller's, `uid` and `gid`: for layers in another user's store, whose ids she does not have.
+///
+/// # Errors
+/// As those of [`layers`].
+pub fn layers_squashed(
+    layers: &[OwnedFd],
+    destination: &OwnedFd,
+    uid: u32,
+    gid: u32,
+) -> Result<Copied> {
+    let owners = Owners::Squashed { uid, gid };
+    let merged = stack(layers)?;
+    Copier::new(&merged, destination, Some(&owners)).copy()
+}
+
+fn stack(layers: &[OwnedFd]) -> Result<Merged> {
+    let fds: sys::Result<Vec<OwnedFd>> = layers.iter().map(|fd| duplicate(fd.as_fd())).collect();
+    Ok(Merged::new(
+        fds.doing(|| "cannot stack the layers".to_owned())?,
+    ))
 }
 
 /// Copies the directory `source` into the empty directory `destination`, to be a layer. What belongs to one of the ids that `owners`
