@@ -22,8 +22,11 @@ pub const OPAQUE: &str = "user.overlay.opaque";
 /// Symbolic links on one path, as the kernel has it (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
+/// Names on one path, those in links included. A path has 4096 bytes at most, and so has each link.
+const MOST_STEPS: usize = 4096;
+
 /// What the names of one directory may need together, in bytes.
-const MOST_NAMES: usize = 32 << 20;
+const MOST_NAMES: usize = 16 << 20;
 
 /// A stack of layers.
 #[derive(Debug)]
@@ -132,7 +135,7 @@ impl Merged {
     /// `None` where nothing has that path, or what is on the way is no directory.
     ///
     /// # Errors
-    /// More than 40 links (ELOOP), and what the kernel answers otherwise.
+    /// More than 40 links, or links with too many names (ELOOP), and what the kernel answers otherwise.
     pub fn lookup(&self, path: &Path, follow: bool) -> Result<Option<Found>> {
         self.resolve(Path::new(""), path, follow)
     }
@@ -164,7 +167,7 @@ impl Merged {
     /// The names in the directory `directory`, sorted, without `.` and `..`.
     ///
     /// # Errors
-    /// The names need more than 32 MiB, and what the kernel answers.
+    /// The names need more than 16 MiB, and what the kernel answers.
     pub fn list(&self, directory: &Found) -> Result<Vec<OsString>> {
         self.names(directory)
             .doing(|| format!("cannot list {:?} of the image", directory.path))
@@ -243,8 +246,9 @@ impl Merged {
         if !path.has_root() {
             push_names(&mut todo, from.as_os_str());
         }
-        let mut links = 0;
+        let (mut links, mut steps) = (0, 0);
         while let Some(name) = todo.pop() {
+            steps += 1;
             if !here.is_directory() {
                 return Ok(None);
             }
@@ -263,7 +267,7 @@ impl Merged {
                 continue;
             }
             links += 1;
-            if links > MOST_LINKS {
+            if links > MOST_LINKS || steps > MOST_STEPS {
                 return Err(sys::Error::new("openat", format!("{path:?}"), Errno::LOOP));
             }
             let target = found.target()?;
@@ -374,7 +378,7 @@ fn read_names(
         }
         *bytes += name.len() + EACH;
         if *bytes > MOST_NAMES {
-            let args = "fd /* the names need more than 32 MiB */";
+            let args = "fd /* the names need more than 16 MiB */";
             return Err(sys::Error::new("getdents64", args, Errno::NOMEM));
         }
         let may_hide = matches!(

@@ -36,7 +36,8 @@ impl Settling<'_> {
 
     fn make_link(&mut self, path: &[u8], target: &[u8]) -> Tried<()> {
         let (parent, name) = cut(path);
-        let Some(here) = self.unpacker.enter(&names_of(parent), Way::Make)? else {
+        // Where its directory is no more, a later entry took that name.
+        let Some(here) = self.unpacker.enter(&names_of(parent), Way::Find)? else {
             return Ok(());
         };
         match stat_at(&*here.fd, name) {

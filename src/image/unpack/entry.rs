@@ -153,24 +153,9 @@ impl Unpacker<'_> {
     pub(super) fn replace(&mut self, place: &Place<'_>) -> Tried<Removed> {
         let removed = remove(&place.here.fd, os(place.name))?;
         self.parents.forget();
-        if removed == Removed::Directory {
-            self.replaced = true;
-            let path = &place.path;
-            let inside = within(path, b"");
-            let gone: Vec<Vec<u8>> = self
-                .unsettled
-                .implied
-                .range(inside.clone()..)
-                .take_while(|implied| implied.starts_with(&inside))
-                .cloned()
-                .collect();
-            for path in gone.iter().chain([path]) {
-                self.unsettled.implied.remove(path);
-            }
-            self.unsettled
-                .opaque
-                .retain(|opaque| opaque != path && !opaque.starts_with(&inside));
-        }
+        // What was noted of directories in it does no harm: it is done only to what is a directory then, and one that comes
+        // after something else hides what is below anyway.
+        self.replaced |= removed == Removed::Directory;
         Ok(removed)
     }
 

@@ -114,6 +114,8 @@ struct Unpacker<'a> {
     buffer: Vec<u8>,
     /// What a new file gets here.
     fresh: Fresh,
+    /// Names that were looked at on the way to parents.
+    steps: u64,
     /// A directory was taken away: what the journal says of it may be of another file now.
     replaced: bool,
     /// The times of directories are there already: they are kept.
@@ -163,6 +165,7 @@ impl<'a> Unpacker<'a> {
                 masked,
                 user_xattrs,
             },
+            steps: 0,
             replaced: false,
             settling: false,
         })

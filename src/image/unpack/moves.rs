@@ -2,6 +2,7 @@
 //!
 //! So `lib/x` upon a layer with `lib -> usr/lib` becomes `usr/lib/x`, as it would in one tree.
 
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -44,7 +45,7 @@ impl Settling<'_> {
         }
         self.last = None;
         self.keep_opaque(path, &to)?;
-        let mut explicit = Vec::new();
+        let mut explicit = BTreeSet::new();
         let mut pairs = vec![Pair {
             from: path.to_vec(),
             to: to.clone(),
@@ -89,9 +90,10 @@ impl Settling<'_> {
     }
 
     /// Moves what is in one directory to another; returns the directories that both have.
-    fn move_children(&mut self, pair: &Pair, explicit: &mut Vec<Vec<u8>>) -> Tried<Vec<Pair>> {
+    fn move_children(&mut self, pair: &Pair, explicit: &mut BTreeSet<Vec<u8>>) -> Tried<Vec<Pair>> {
         let (from, to) = (self.open(&pair.from)?, self.open(&pair.to)?);
         let mut both = Vec::new();
+        let mut known = HashSet::new();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let listed = open_at(&*from, OsStr::new("."), flags)?;
         let error = |e| sys::Error::new("getdents64", "fd", e);
@@ -100,8 +102,7 @@ impl Settling<'_> {
             for entry in Dir::read_from(&listed).map_err(error)? {
                 let entry = entry.map_err(error)?;
                 let name = entry.file_name().to_bytes();
-                let is_known = |pair: &Pair| cut(&pair.from).1 == name;
-                if name == b"." || name == b".." || both.iter().any(is_known) {
+                if name == b"." || name == b".." || known.contains(name) {
                     continue;
                 }
                 moved = true;
@@ -115,7 +116,11 @@ impl Settling<'_> {
                 if !is_directory_at(&from, name)? || !is_directory_at(&to, name)? {
                     return Err(twice(&met));
                 }
+                self.unpacker
+                    .unsettled
+                    .account(&[name, &met.from, &met.to])?;
                 self.merge_metadata(&met, explicit)?;
+                known.insert(name.to_vec());
                 both.push(met);
             }
             if !moved {
@@ -125,18 +130,18 @@ impl Settling<'_> {
     }
 
     /// Of two directories the one that has an entry says what the metadata is.
-    fn merge_metadata(&mut self, met: &Pair, explicit: &mut Vec<Vec<u8>>) -> Tried<()> {
+    fn merge_metadata(&mut self, met: &Pair, explicit: &mut BTreeSet<Vec<u8>>) -> Tried<()> {
         let implied = &mut self.unpacker.unsettled.implied;
         let to_is_implied = implied.contains(&met.to) || self.complete.contains(&met.to);
         if !to_is_implied {
-            explicit.push(met.to.clone());
+            explicit.insert(met.to.clone());
             return Ok(());
         }
         if implied.contains(&met.from) {
             return Ok(());
         }
         implied.remove(&met.to);
-        explicit.push(met.to.clone());
+        explicit.insert(met.to.clone());
         let (from, to) = (self.open(&met.from)?, self.open(&met.to)?);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let readable = |fd: &OwnedFd| open_at(fd, OsStr::new("."), flags);
@@ -156,7 +161,7 @@ impl Settling<'_> {
     }
 
     /// What was noted of paths beginning with `from` holds for those beginning with `to`.
-    fn rename_noted(&mut self, from: &[u8], to: &[u8], explicit: &[Vec<u8>]) {
+    fn rename_noted(&mut self, from: &[u8], to: &[u8], explicit: &BTreeSet<Vec<u8>>) {
         let renamed = |path: &[u8]| path.strip_prefix(from).map(|rest| [to, rest].concat());
         let implied = &mut self.unpacker.unsettled.implied;
         let moved = implied.range(from.to_vec()..);

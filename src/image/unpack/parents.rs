@@ -229,8 +229,18 @@ impl Unpacker<'_> {
         Ok(Step::Entered)
     }
 
-    /// Links can lead deeper than names.
-    fn check_way(&self, name: &[u8]) -> Tried<()> {
+    /// Links can lead deeper than names, and make the way to one file as long as an archive.
+    fn check_way(&mut self, name: &[u8]) -> Tried<()> {
+        /// What no archive needs without such links: of directories that are there, all are opened at once.
+        const STEPS: u64 = 1_000_000;
+        const EACH: u64 = 64;
+        self.steps += 1;
+        let most = STEPS + EACH * self.report.entries;
+        if self.steps > most && is_on(Defence::LayerLimits) {
+            return Err(Trouble::malformed(
+                "symbolic links make the ways to the layer's entries too long",
+            ));
+        }
         let limits = &self.how.limits;
         let length = |level: &Level| level.name.len() + 1;
         let bytes = self.parents.levels.iter().map(length).sum::<usize>() + name.len();

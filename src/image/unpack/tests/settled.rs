@@ -134,6 +134,8 @@ fn a_hard_link_to_a_file_below_brings_the_file() {
         hard_link("etc/again", "/etc/tool"),
         hard_link("etc/taken", "bin/tool"),
         file("etc/taken", "own"),
+        hard_link("away/gone", "bin/tool"),
+        file("away", "own"),
         file(".wh.removed", ""),
         hard_link("removed", "bin/tool"),
     ]);
@@ -141,6 +143,7 @@ fn a_hard_link_to_a_file_below_brings_the_file() {
     assert_eq!(
         top.tree(),
         [
+            "f away own",
             "d bin",
             "f bin/tool run",
             "d etc",
