@@ -51,6 +51,7 @@ mod hook_calls;
 mod hook_config;
 mod hook_failures;
 mod hooks;
+mod image_layout;
 mod isolation;
 mod jobs;
 mod kills;
