@@ -11,7 +11,7 @@ use serde_json::{Map, Number, Value};
 use super::{BundleError, escape};
 
 /// How deep arrays and objects may be nested; below serde_json's own limit of 128.
-pub(super) const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// What was found that serde_json itself would have accepted.
 enum Fault {

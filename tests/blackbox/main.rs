@@ -55,6 +55,7 @@ mod hooks;
 mod image_config;
 mod image_hostile;
 mod image_lab;
+mod image_layout;
 mod image_life;
 mod image_real;
 mod image_sharing;
