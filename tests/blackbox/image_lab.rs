@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
-use crate::harness::{Fixture, LIMIT, Ran, spawn};
+use crate::harness::{LIMIT, Ran, runtime_binary, spawn};
 
 /// The OCI layout with the images; `None` where they could not be made.
 pub(crate) fn layout() -> Option<PathBuf> {
@@ -31,19 +32,21 @@ pub(crate) type Listing = BTreeMap<String, Value>;
 
 /// A store of its own, and the images of the tests.
 pub(crate) struct Images {
-    pub(crate) fixture: Fixture,
+    directory: TempDir,
     pub(crate) layout: PathBuf,
 }
 
 impl Images {
     pub(crate) fn new(layout: PathBuf) -> Images {
-        let fixture = Fixture::new();
-        Images { fixture, layout }
+        let root = rustix::process::geteuid().is_root();
+        assert!(!root, "the runtime is not tested as root: use tests/run");
+        let directory = tempfile::Builder::new().prefix("images").tempdir().unwrap();
+        Images { directory, layout }
     }
 
     /// A path in the test's directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.fixture.path(name)
+        self.directory.path().join(name)
     }
 
     /// A path in the test's directory, for a command line.
@@ -58,8 +61,11 @@ impl Images {
 
     /// lodger with this store.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.fixture.command(args);
+        let mut command = Command::new(runtime_binary());
         command
+            .arg("--root")
+            .arg(self.path("state"))
+            .args(args)
             .env("LODGER_STORE", self.path("store"))
             .current_dir(self.path(""));
         command
@@ -180,8 +186,7 @@ impl Images {
 impl Drop for Images {
     fn drop(&mut self) {
         // What is in a layer belongs to subordinate ids.
-        let own = self.word("");
-        within(&["sh", "-c", "chmod -R u+rwX \"$0\"; rm -rf \"$0\"/*", &own]);
+        within(&["sh", "-c", "rm -rf \"$0\"/*", &self.word("")]);
     }
 }
 

@@ -1,10 +1,8 @@
 //! From an image file to running containers: one copy for all of them, in this store or in somebody else's.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::harness::{Ran, spawn};
+use crate::harness::{Ran, runtime_binary, spawn};
 use crate::image_lab::{Images, images_or_skip, within};
 
 /// The programs of containers of this store, removed at the end.
@@ -160,7 +158,7 @@ fn file_capabilities_work_for_a_user_that_is_not_root() {
 fn setuid_programs_work() {
     let images = images_or_skip!();
     images.import(&images.made("debian"), "debian");
-    let shadow = |program: &str| {
+    let secret = |program: &str| {
         let args = [
             "run",
             "--image",
@@ -169,13 +167,24 @@ fn setuid_programs_work() {
             "33",
             "c",
             program,
-            "/etc/shadow",
+            "/opt/secret",
         ];
         images.lodger(&args)
     };
-    let ran = shadow("/usr/local/bin/setuid-cat");
-    assert!(ran.ok().contains("root:"));
-    shadow("/bin/cat").exits(1);
+    assert_eq!(secret("/usr/local/bin/setuid-cat").ok(), "root's\n");
+    secret("/bin/cat").exits(1);
+}
+
+/// What another user makes of a store: one with one of the caller's subordinate ids, who has no subordinate ids herself.
+fn other(images: &Images, args: &[&str]) -> Ran {
+    // The caller's temporary directory is hers alone.
+    let script = "mount -t tmpfs tmpfs /mnt; mkdir /mnt/store; mount --bind \"$0\" /mnt/store
+        mkdir -m 700 /mnt/other /mnt/other/run; chown -R 1000:1000 /mnt/other
+        export HOME=/mnt/other TMPDIR=/mnt/other XDG_RUNTIME_DIR=/mnt/other/run LODGER_STORE_RO=/mnt/store
+        cd /; exec setpriv --reuid=1000 --regid=1000 --clear-groups --inh-caps=-all \"$@\"";
+    let (store, program) = (images.word("store"), runtime_binary());
+    let fixed = ["sh", "-euc", script, &store, program.to_str().unwrap()];
+    within(&[&fixed, args].concat())
 }
 
 /// A store that everybody may read, and whose containers are somebody else's: only what they write is their own.
@@ -183,32 +192,9 @@ fn setuid_programs_work() {
 fn another_user_runs_from_a_store_that_is_readable() {
     let images = images_or_skip!();
     images.import(&images.made("small"), "small");
-    let own = images.word("other");
-    // Another user id, one of the caller's subordinate ones: without subordinate ids of its own.
-    let other = |args: &[&str]| {
-        let command = images.command(args);
-        let script = "d=$1; shift; export HOME=$d XDG_RUNTIME_DIR=$d/run XDG_DATA_HOME=$d/data TMPDIR=$d LODGER_STORE_RO=$1; shift
-            mkdir -p \"$d/run\"; chmod 700 \"$d/run\"; unset LODGER_STORE; exec \"$@\"";
-        let shared = images.word("store");
-        let mut words = vec![
-            "setpriv",
-            "--reuid=1000",
-            "--regid=1000",
-            "--clear-groups",
-            "--inh-caps=-all",
-        ];
-        words.extend(["sh", "-euc", script, "sh", &own, &shared]);
-        let program = command.get_program().to_str().unwrap();
-        words.push(program);
-        words.extend(args);
-        within(&words)
-    };
-    within(&["sh", "-euc", "mkdir \"$0\"; chown 1000:1000 \"$0\"", &own]).ok();
-    fs::set_permissions(images.path(""), fs::Permissions::from_mode(0o755)).unwrap();
-
     // As long as it is the caller's alone, it is not to be read.
     let args = ["run", "--image", "small", "c", "cat", "/etc/os-release"];
-    let ran = other(&args);
+    let ran = other(&images, &args);
     assert!(
         ran.code != 0 && ran.err.contains("Permission denied"),
         "{ran:?}"
@@ -222,14 +208,18 @@ fn another_user_runs_from_a_store_that_is_readable() {
     )
     .wait()
     .ok();
-    assert_eq!(other(&args).ok(), "NAME=small\n");
+    assert_eq!(other(&images, &args).ok(), "NAME=small\n");
     // Of her files nothing can be changed, which is said.
     let script = "echo new >/srv/new || echo new >/dev/shm/new && cat /dev/shm/new";
-    let ran = other(&["run", "--image", "small", "c", "sh", "-c", script]).exits(0);
+    let ran = other(
+        &images,
+        &["run", "--image", "small", "c", "sh", "-c", script],
+    )
+    .exits(0);
     assert!(
         ran.out == "new\n" && ran.err.contains("the root filesystem is read-only"),
         "{ran:?}"
     );
-    assert!(other(&["image", "list"]).ok().contains("small"));
+    assert!(other(&images, &["image", "list"]).ok().contains("small"));
     assert!(!images.merged("small").contains_key("srv/new"));
 }

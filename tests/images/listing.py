@@ -22,6 +22,11 @@ KINDS = {
 }
 
 
+def text(name: bytes) -> str:
+    """For JSON, which has no other bytes than those of UTF-8."""
+    return name.decode("utf-8", "backslashreplace")
+
+
 def content(path: bytes) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -43,7 +48,7 @@ def describe(path: bytes, found: os.stat_result) -> dict[str, object]:
     if kind == stat.S_IFREG:
         entry.update(size=found.st_size, sha256=content(path), allocated=found.st_blocks * 512)
     elif kind == stat.S_IFLNK:
-        entry.update(target=os.fsdecode(os.readlink(path)))
+        entry.update(target=text(os.readlink(path)))
     elif kind in (stat.S_IFCHR, stat.S_IFBLK):
         entry.update(device=[os.major(found.st_rdev), os.minor(found.st_rdev)])
     return entry
@@ -68,14 +73,14 @@ def main(top: str) -> None:
     for name in sorted(entries):
         _, found = entries[name]
         if not stat.S_ISDIR(found.st_mode):
-            groups.setdefault((found.st_dev, found.st_ino), []).append(os.fsdecode(name))
+            groups.setdefault((found.st_dev, found.st_ino), []).append(text(name))
     for name in sorted(entries):
         path, found = entries[name]
         entry = describe(path, found)
         same = groups.get((found.st_dev, found.st_ino), [])
         if len(same) > 1:
             entry["linked"] = same
-        print(json.dumps({"path": os.fsdecode(name), **entry}))
+        print(json.dumps({"path": text(name), **entry}))
 
 
 if __name__ == "__main__":
