@@ -16,10 +16,13 @@ use crate::image::config::{Asked, AskedMount, Converted, ImageConfig, convert};
 use crate::image::containers::{ContainerNote, Writable};
 use crate::image::merged::Merged;
 use crate::image::store::{ImageRecord, ImageStore};
-use crate::image::{Owners, base, flatten};
+use crate::image::{Owners, base, flatten, obstacle};
 use crate::plan::{self, Note, Outer, Plan, RootLayers, RootUpper};
 use crate::state::{ImageUse, Store};
 use crate::sys;
+
+/// Marks a copy of the image that is complete.
+const COPIED: &str = "copied";
 
 /// What a container gets from its image.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) struct FromImage {
     notes: Vec<Note>,
     used: ImageUse,
     writable: Writable,
+    /// The store that has it.
+    store: OwnedFd,
     /// Its config.json.
     text: Vec<u8>,
 }
@@ -99,6 +104,7 @@ pub(super) fn prepare(
         notes,
         used,
         writable,
+        store: own.into_directory(),
         text: Vec::new(),
     };
     match this.lay_out(&image, (&asked, upper), converted, &state) {
@@ -146,8 +152,8 @@ impl FromImage {
     ) -> Result<()> {
         self.writable.make_directory("rootfs")?;
         self.notes.extend(converted.notes);
-        if upper.copy {
-            self.copy(image, state, "--copy asks for one")?;
+        if let Some(why) = self.copy_reason(asked, upper)? {
+            self.copy(image, state, &why)?;
         } else {
             let upper = self.upper(image, asked, upper)?;
             let mut lower = image.lower();
@@ -161,17 +167,41 @@ impl FromImage {
         self.writable.write("config.json", &self.text)
     }
 
+    /// Why the root filesystem has to be a copy; `None`: it can be an overlay.
+    fn copy_reason(&self, asked: &Asked, options: &Upper) -> Result<Option<String>> {
+        if options.copy {
+            return Ok(Some("--copy asks for one".to_owned()));
+        }
+        let unsaid = |why| format!("no overlay can be had: {why}");
+        if let Some(why) = obstacle::of_kernel() {
+            return Ok(Some(unsaid(why)));
+        }
+        if asked.read_only || options.tmpfs_upper.is_some() {
+            return Ok(None);
+        }
+        Ok(obstacle::of_upper(&self.store)?.map(unsaid))
+    }
+
     /// Makes the root filesystem a copy of the image.
     fn copy(&mut self, image: &Image, state: &Store, why: &str) -> Result<()> {
         let what = || format!("cannot copy image {:?}", image.record.name);
+        if self.writable.has("upper") {
+            return Err(Error::new(what())
+                .because("the changes that are kept under this id belong to an overlay")
+                .hint("leave out --copy, or take another id"));
+        }
+        if self.writable.has(COPIED) {
+            return Ok(());
+        }
         let rootfs = self.open("rootfs")?;
         let layers = image.store.open_layers(&image.record)?;
         let work = || flatten::layers(&layers, &rootfs).map(drop);
         remnants::in_outer(state, what, work)?;
+        self.writable.write(COPIED, b"")?;
         self.notes.push(Note::new(
             "/root",
             format!("the root filesystem is a copy of the image: {why}"),
-            "it is removed with the container; an overlay needs no copy",
+            "--read-only and --tmpfs-upper need no copy, nor does --store DIR on a local filesystem such as ext4 or XFS",
         ));
         Ok(())
     }
@@ -185,6 +215,10 @@ impl FromImage {
         }
         if asked.read_only {
             return Ok(RootUpper::None);
+        }
+        if self.writable.has(COPIED) {
+            return Err(Error::new("the changes that are kept under this id belong to a copy")
+                .hint("give --copy, or take another id"));
         }
         let upper = self.writable.make_directory("upper")?;
         if !self.writable.is_reused() {

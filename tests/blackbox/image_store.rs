@@ -553,9 +553,8 @@ fn points(lab: &Lab, source: &str) -> Vec<(Vec<Call>, usize)> {
     let traces = lab.path("traces");
     fs::create_dir(&traces).unwrap();
     let command = lab.command(&["import", source, "one"]);
-    let options = ["-f", "--output-separately"];
     spawn(
-        &mut under_strace(&options, &traces.join("t"), &command),
+        &mut under_strace(&["-ff"], &traces.join("t"), &command),
         b"",
     )
     .wait()
