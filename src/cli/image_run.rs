@@ -1,5 +1,6 @@
 //! `run --image` and `create --image`: an image instead of a bundle.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use crate::image::config::{Asked, AskedMount, Converted, ImageConfig, convert};
 use crate::image::containers::{ContainerNote, Writable};
 use crate::image::merged::Merged;
 use crate::image::store::{ImageRecord, ImageStore};
-use crate::image::{Owners, base, flatten, obstacle};
+use crate::image::{Owners, base, flatten, obstacle, remove};
 use crate::plan::{self, Note, Outer, Plan, RootLayers, RootUpper};
 use crate::state::{ImageUse, Store};
 use crate::sys;
@@ -193,9 +194,13 @@ impl FromImage {
         if self.writable.has(COPIED) {
             return Ok(());
         }
-        let rootfs = self.open("rootfs")?;
         let layers = image.store.open_layers(&image.record)?;
-        let work = || flatten::layers(&layers, &rootfs).map(drop);
+        let work = || {
+            // Half a copy may lie there.
+            remove::tree(self.writable.directory(), OsStr::new("rootfs")).doing(what)?;
+            self.writable.make_directory("rootfs")?;
+            flatten::layers(&layers, &self.open("rootfs")?).map(drop)
+        };
         remnants::in_outer(state, what, work)?;
         self.writable.write(COPIED, b"")?;
         self.notes.push(Note::new(
@@ -217,8 +222,10 @@ impl FromImage {
             return Ok(RootUpper::None);
         }
         if self.writable.has(COPIED) {
-            return Err(Error::new("the changes that are kept under this id belong to a copy")
-                .hint("give --copy, or take another id"));
+            return Err(
+                Error::new("the changes that are kept under this id belong to a copy")
+                    .hint("give --copy, or take another id"),
+            );
         }
         let upper = self.writable.make_directory("upper")?;
         if !self.writable.is_reused() {
