@@ -255,14 +255,20 @@ impl Image {
 
 /// A place for what programs write in passing, where the root filesystem is read-only, as podman gives one.
 fn add_scratch(asked: &mut Asked, image: &Merged) -> Result<()> {
-    for (place, mode) in [("/run", "mode=755"), ("/tmp", "mode=1777"), ("/var/tmp", "mode=1777")] {
+    for (place, mode) in [
+        ("/run", "mode=755"),
+        ("/tmp", "mode=1777"),
+        ("/var/tmp", "mode=1777"),
+    ] {
         let taken = asked.mounts.iter().any(|mount| mount.destination == place);
         let found = image.lookup(Path::new(place), true)?;
         if !taken && found.is_some_and(|found| found.is_directory()) {
             asked.mounts.push(AskedMount {
                 source: None,
                 destination: place.to_owned(),
-                options: ["nosuid", "nodev", mode, "tmpcopyup"].map(str::to_owned).into(),
+                options: ["nosuid", "nodev", mode, "tmpcopyup"]
+                    .map(str::to_owned)
+                    .into(),
             });
         }
     }

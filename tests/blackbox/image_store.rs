@@ -311,6 +311,53 @@ fn a_root_filesystem_gets_a_config_and_a_name_of_its_own() {
 }
 
 #[test]
+fn a_directory_becomes_a_layer() {
+    lodger_only!("the store of images");
+    let lab = Lab::new();
+    let tree = lab.path("tree");
+    fs::create_dir_all(tree.join("a/b")).unwrap();
+    fs::write(tree.join("a/file"), "content").unwrap();
+    fs::hard_link(tree.join("a/file"), tree.join("a/b/second")).unwrap();
+    symlink("/etc/passwd", tree.join("link")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).unwrap();
+    let source = format!("rootfs:{}", tree.display());
+    let ran = lab.image(&["import", &source]).exits(0);
+    assert!(ran.out.ends_with(" tree\n"), "{ran:?}");
+    assert!(
+        ran.err.contains("1 file is a socket, and left out: "),
+        "{ran:?}"
+    );
+    let shown = lab.json(&["show", "tree"]);
+    let root = lab
+        .path("store/layers")
+        .join(shown["layers"][0].as_str().unwrap())
+        .join("root");
+    assert_eq!(
+        fs::read_to_string(root.join("a/b/second")).unwrap(),
+        "content"
+    );
+    let inode = |path: &str| root.join(path).metadata().unwrap().ino();
+    assert_eq!(inode("a/file"), inode("a/b/second"));
+    assert_eq!(
+        fs::read_link(root.join("link")).unwrap(),
+        Path::new("/etc/passwd")
+    );
+    // What is the same is one layer; what is not, is not.
+    lab.image(&["import", &source, "again"]).ok();
+    assert_eq!(lab.names("layers").len(), 1);
+    let time = tree.join("a/file").metadata().unwrap().modified().unwrap();
+    fs::write(tree.join("a/file"), "CONTENT").unwrap();
+    let opened = fs::OpenOptions::new()
+        .write(true)
+        .open(tree.join("a/file"))
+        .unwrap();
+    opened.set_modified(time).unwrap();
+    lab.image(&["import", &source, "changed"]).ok();
+    assert_eq!(lab.names("layers").len(), 2);
+    lab.image(&["verify"]).ok();
+}
+
+#[test]
 fn a_name_goes_to_the_new_image_and_that_is_said() {
     lodger_only!("the store of images");
     let lab = Lab::new();
