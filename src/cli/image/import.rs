@@ -22,8 +22,8 @@ use crate::sys;
 ///   rootfs:FILE.tar[.gz|.zst|.xz]     a root filesystem
 ///   rootfs:DIR                        a root filesystem that is a directory
 ///
-/// All digests and sizes are checked. Layers that are there already are not unpacked again. The image's digest and name are printed;
-/// an image that had the name before loses it.
+/// All digests and sizes are checked. Layers that are there already are not unpacked again. The
+/// image's digest and name are printed; an image that had the name before loses it.
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
