@@ -9,6 +9,7 @@ use crate::{plan, userns};
 
 use super::{Global, print};
 
+mod bundle;
 mod gc;
 mod import;
 mod list;
@@ -47,6 +48,7 @@ enum Verb {
     Remove(remove::Args),
     Gc(gc::Args),
     Verify(verify::Args),
+    Bundle(bundle::Args),
 }
 
 /// How something is printed.
@@ -67,11 +69,12 @@ pub(crate) fn image(global: &Global, args: &Args, log: &Log) -> Result<u8> {
         Verb::Remove(args) => remove::remove(global, args),
         Verb::Gc(args) => gc::gc(global, args),
         Verb::Verify(args) => verify::verify(global, args, log),
+        Verb::Bundle(args) => bundle::bundle(global, args, log),
     }
 }
 
 /// The caller's own store, made where it is missing.
-fn own_store(global: &Global) -> Result<ImageStore> {
+pub(super) fn own_store(global: &Global) -> Result<ImageStore> {
     match global.store() {
         Some(path) => ImageStore::open_or_make(path),
         None => ImageStore::open_or_make(&ImageStore::default_path()?),

@@ -1,7 +1,7 @@
 //! `run --image` and `create --image`: an image instead of a bundle.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
@@ -9,17 +9,20 @@ use serde_json::Value;
 use super::create::Common;
 use super::image_options::Upper;
 use super::spec::Config;
-use super::{Global, remnants};
+use super::{Global, image, remnants};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
-use crate::image::config::{Asked, Converted, ImageConfig, convert};
+use crate::image::config::{Asked, AskedMount, Converted, ImageConfig, convert};
 use crate::image::containers::{ContainerNote, Writable};
 use crate::image::merged::Merged;
 use crate::image::store::{ImageRecord, ImageStore};
-use crate::image::{base, flatten};
+use crate::image::{Owners, base, flatten, obstacle};
 use crate::plan::{self, Note, Outer, Plan, RootLayers, RootUpper};
 use crate::state::{ImageUse, Store};
 use crate::sys;
+
+/// Marks a copy of the image that is complete.
+const COPIED: &str = "copied";
 
 /// What a container gets from its image.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) struct FromImage {
     notes: Vec<Note>,
     used: ImageUse,
     writable: Writable,
+    /// The store that has it.
+    store: OwnedFd,
     /// Its config.json.
     text: Vec<u8>,
 }
@@ -52,22 +57,24 @@ pub(super) fn prepare(
     let id = common.id();
     let what = || format!("cannot make container {id:?} from image {name:?}");
     let state = Store::open_or_make(global.root.as_deref())?;
-    let place = global
-        .store()
-        .map_or_else(ImageStore::default_path, |path| Ok(path.to_owned()))?;
-    let own = ImageStore::open_or_make(&place)?;
+    let own = image::own_store(global)?;
     // No gc comes between what is found here and the note that tells it of this container.
     let lock = own.lock_shared()?;
-    let image = find(global, &own, name).map_err(|e| e.within(what()))?;
+    let image = find(global, name).map_err(|e| e.within(what()))?;
     let setgroups = !matches!(plan::idmap::outer(facts), Outer::SingleId { .. });
     let mut asked = common
         .image
         .asked(id, common.args(), common.tty, setgroups)?;
     let upper = common.image.upper();
     let mut notes = Vec::new();
-    if image.is_foreign()? && !upper.copy {
+    if !image.is_foreign()? {
+        image.require_owners(facts).map_err(|e| e.within(what()))?;
+    } else if !upper.copy {
         notes.extend((!asked.read_only).then(|| foreign_note(&image.store)));
         asked.read_only = true;
+    }
+    if asked.read_only {
+        add_scratch(&mut asked, &image.layers)?;
     }
     let config = ImageConfig::parse(&image.store.config(&image.record)?);
     let config = config.map_err(|e| e.within(what()))?;
@@ -97,6 +104,7 @@ pub(super) fn prepare(
         notes,
         used,
         writable,
+        store: own.into_directory(),
         text: Vec::new(),
     };
     match this.lay_out(&image, (&asked, upper), converted, &state) {
@@ -144,8 +152,8 @@ impl FromImage {
     ) -> Result<()> {
         self.writable.make_directory("rootfs")?;
         self.notes.extend(converted.notes);
-        if upper.copy {
-            self.copy(image, state, "--copy asks for one")?;
+        if let Some(why) = self.copy_reason(asked, upper)? {
+            self.copy(image, state, &why)?;
         } else {
             let upper = self.upper(image, asked, upper)?;
             let mut lower = image.lower();
@@ -159,17 +167,41 @@ impl FromImage {
         self.writable.write("config.json", &self.text)
     }
 
+    /// Why the root filesystem has to be a copy; `None`: it can be an overlay.
+    fn copy_reason(&self, asked: &Asked, options: &Upper) -> Result<Option<String>> {
+        if options.copy {
+            return Ok(Some("--copy asks for one".to_owned()));
+        }
+        let unsaid = |why| format!("no overlay can be had: {why}");
+        if let Some(why) = obstacle::of_kernel() {
+            return Ok(Some(unsaid(why)));
+        }
+        if asked.read_only || options.tmpfs_upper.is_some() {
+            return Ok(None);
+        }
+        Ok(obstacle::of_upper(&self.store)?.map(unsaid))
+    }
+
     /// Makes the root filesystem a copy of the image.
     fn copy(&mut self, image: &Image, state: &Store, why: &str) -> Result<()> {
         let what = || format!("cannot copy image {:?}", image.record.name);
+        if self.writable.has("upper") {
+            return Err(Error::new(what())
+                .because("the changes that are kept under this id belong to an overlay")
+                .hint("leave out --copy, or take another id"));
+        }
+        if self.writable.has(COPIED) {
+            return Ok(());
+        }
         let rootfs = self.open("rootfs")?;
         let layers = image.store.open_layers(&image.record)?;
         let work = || flatten::layers(&layers, &rootfs).map(drop);
         remnants::in_outer(state, what, work)?;
+        self.writable.write(COPIED, b"")?;
         self.notes.push(Note::new(
             "/root",
             format!("the root filesystem is a copy of the image: {why}"),
-            "it is removed with the container; an overlay needs no copy",
+            "--read-only and --tmpfs-upper need no copy, nor does --store DIR on a local filesystem such as ext4 or XFS",
         ));
         Ok(())
     }
@@ -183,6 +215,10 @@ impl FromImage {
         }
         if asked.read_only {
             return Ok(RootUpper::None);
+        }
+        if self.writable.has(COPIED) {
+            return Err(Error::new("the changes that are kept under this id belong to a copy")
+                .hint("give --copy, or take another id"));
         }
         let upper = self.writable.make_directory("upper")?;
         if !self.writable.is_reused() {
@@ -241,6 +277,24 @@ impl Image {
         Ok(root.map_or(0o755, |root| root.stat.st_mode & 0o7777))
     }
 
+    /// Refuses an image whose files belong to ids that the caller had once.
+    fn require_owners(&self, facts: &HostFacts) -> Result<()> {
+        let now = Owners::of_caller(facts, false);
+        let is_squashed =
+            matches!(&self.record.owners, Owners::Squashed { uid, .. } if *uid == facts.uid);
+        if is_squashed || self.record.owners == now {
+            return Ok(());
+        }
+        Err(
+            Error::new("its files belong to other subordinate ids than you have now").hint(
+                format!(
+                    "import it again: `lodger image import SOURCE {}`",
+                    self.record.name
+                ),
+            ),
+        )
+    }
+
     /// Whether its files are another user's, so that nobody in the container can change them.
     fn is_foreign(&self) -> Result<bool> {
         let stat = rustix::fs::fstat(self.store.directory())
@@ -250,30 +304,37 @@ impl Image {
     }
 }
 
-/// The image `name`, of the caller's own store or one that she may read.
-fn find(global: &Global, own: &ImageStore, name: &str) -> Result<Image> {
-    let mut places = vec![format!("{:?}", own.path())];
-    let own = ImageStore::open(own.path())?;
-    let others = global.readonly_stores().iter();
-    let others = others.map(|path| ImageStore::open_readonly(path));
-    for store in own.into_iter().map(Ok).chain(others) {
-        let store = store?;
-        if let Some(record) = store.image(name)? {
-            let layers = Merged::new(store.open_layers(&record)?);
-            return Ok(Image {
-                store,
-                record,
-                layers,
+/// A place for what programs write in passing, where the root filesystem is read-only, as podman gives one.
+fn add_scratch(asked: &mut Asked, image: &Merged) -> Result<()> {
+    for (place, mode) in [
+        ("/run", "mode=755"),
+        ("/tmp", "mode=1777"),
+        ("/var/tmp", "mode=1777"),
+    ] {
+        let taken = asked.mounts.iter().any(|mount| mount.destination == place);
+        let found = image.lookup(Path::new(place), true)?;
+        if !taken && found.is_some_and(|found| found.is_directory()) {
+            asked.mounts.push(AskedMount {
+                source: None,
+                destination: place.to_owned(),
+                options: ["nosuid", "nodev", mode, "tmpcopyup"]
+                    .map(str::to_owned)
+                    .into(),
             });
         }
-        places.push(format!("{:?}", store.path()));
     }
-    places.dedup();
-    Err(Error::new("there is no such image")
-        .because(format!("looked in {}", places.join(", ")))
-        .hint(format!(
-            "`lodger image list` tells what there is; `lodger image import SOURCE {name}` makes one from a file"
-        )))
+    Ok(())
+}
+
+/// The image `name`, of the caller's own store or one that she may read.
+fn find(global: &Global, name: &str) -> Result<Image> {
+    let (store, record) = image::find(global, name)?;
+    let layers = Merged::new(store.open_layers(&record)?);
+    Ok(Image {
+        store,
+        record,
+        layers,
+    })
 }
 
 fn foreign_note(store: &ImageStore) -> Note {

@@ -125,6 +125,11 @@ impl Writable {
         Ok(path)
     }
 
+    /// Whether `name` is in it.
+    pub fn has(&self, name: &str) -> bool {
+        rustix::fs::statat(&self.fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
     /// Writes the file `name` in it.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let what = || format!("cannot write {:?}", self.path.join(name));

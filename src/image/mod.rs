@@ -13,6 +13,7 @@ pub mod flatten;
 pub mod import;
 pub mod limits;
 pub mod merged;
+pub mod obstacle;
 pub mod owners;
 pub mod probe;
 pub mod remove;

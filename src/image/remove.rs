@@ -150,6 +150,7 @@ fn error(call: &'static str, name: &OsStr, errno: Errno) -> sys::Error {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a tree to work on is made")]
 mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -167,7 +168,7 @@ mod tests {
         fs::create_dir(tree.join(".deep-0")).unwrap();
         symlink(&outside, tree.join("a/link")).unwrap();
         fs::write(tree.join("a/closed/b/file"), "x").unwrap();
-        fs::set_permissions(tree.join("a/closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("a/closed"), fs::Permissions::from_mode(0o0)).unwrap();
         let directory = fs::File::open(place.path()).unwrap();
         super::tree(&directory, OsStr::new("tree")).unwrap();
         super::tree(&directory, OsStr::new("tree")).unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::harness::{Fixture, Ran, lodger_only, spawn, wait_for};
+use crate::harness::{Fixture, Ran, lodger_only, runtime_binary, spawn, wait_for};
 
 /// A small image in a store of its own.
 struct Images {
@@ -23,10 +23,19 @@ impl Images {
         let tar = images.fixture.path("image.tar");
         let mut command = std::process::Command::new("tar");
         command.args(["--owner=0", "--group=0", "-c", "-C"]);
-        command.arg(images.fixture.rootfs()).arg("-f").arg(&tar).arg(".");
+        command
+            .arg(images.fixture.rootfs())
+            .arg("-f")
+            .arg(&tar)
+            .arg(".");
         spawn(&mut command, b"").wait().ok();
         images
-            .lodger(&["image", "import", &format!("rootfs:{}", tar.display()), "small"])
+            .lodger(&[
+                "image",
+                "import",
+                &format!("rootfs:{}", tar.display()),
+                "small",
+            ])
             .ok();
         images
     }
@@ -94,7 +103,13 @@ fn changes_go_with_the_container_and_never_into_the_image() {
     let script = "echo changed >/etc/passwd; rm /bin/ls; mkdir -p /var/new/deep; chown -R 33:33 /var/new; \
                   chmod 700 /var/new; cat /etc/passwd";
     assert_eq!(images.sh(&[], "a", script).ok(), "changed\n");
-    let again = images.sh(&[], "a", "cat /etc/passwd; test -e /bin/ls && test ! -e /var/new").ok();
+    let again = images
+        .sh(
+            &[],
+            "a",
+            "cat /etc/passwd; test -e /bin/ls && test ! -e /var/new",
+        )
+        .ok();
     assert!(again.starts_with("root:x:0:0:"), "{again}");
     assert!(images.layer().join("bin/ls").symlink_metadata().is_ok());
     assert_eq!(images.containers("containers"), Vec::<String>::new());
@@ -106,7 +121,9 @@ fn delete_removes_what_subordinate_ids_own() {
     let images = Images::new();
     let script = "mkdir -p /var/mine/below; touch /var/mine/below/file; chown -R 33:33 /var/mine; chmod 700 /var/mine; exec sleep 600";
     images
-        .lodger(&["run", "-d", "--image", "small", "a", "/bin/sh", "-c", script])
+        .lodger(&[
+            "run", "-d", "--image", "small", "a", "/bin/sh", "-c", script,
+        ])
         .ok();
     wait_for("the container's directory", || {
         let out = images.lodger(&["exec", "a", "/bin/sh", "-c", "stat -c %a /var/mine"]);
@@ -124,25 +141,48 @@ fn delete_removes_what_subordinate_ids_own() {
 fn kept_changes_are_there_for_the_next_container() {
     lodger_only!("an image");
     let images = Images::new();
-    images.sh(&["--keep-changes"], "work", "echo one >/data/kept; rm /etc/group").ok();
+    images
+        .sh(
+            &["--keep-changes"],
+            "work",
+            "echo one >/data/kept; rm /etc/group",
+        )
+        .ok();
     assert_eq!(images.containers("kept"), ["work"]);
     let script = "cat /data/kept; test ! -e /etc/group";
     assert_eq!(images.sh(&["--keep-changes"], "work", script).ok(), "one\n");
     // Without the flag it is another one, and another id has other changes.
     images.sh(&[], "work", "test ! -e /data/kept").ok();
-    images.sh(&["--keep-changes"], "other", "test ! -e /data/kept").ok();
+    images
+        .sh(&["--keep-changes"], "other", "test ! -e /data/kept")
+        .ok();
     // They outlive a gc, and only one container has them at a time.
     images.lodger(&["image", "gc"]).ok();
-    let sleeping = ["run", "-d", "--keep-changes", "--image", "small", "work", "/bin/sleep", "600"];
+    let sleeping = [
+        "run",
+        "-d",
+        "--keep-changes",
+        "--image",
+        "small",
+        "work",
+        "/bin/sleep",
+        "600",
+    ];
     images.lodger(&sleeping).ok();
     let elsewhere = images.fixture.path("elsewhere");
     let mut other = vec!["--root", elsewhere.to_str().unwrap()];
     other.extend(sleeping);
-    images.lodger(&other).fails(1, "a container has the changes that are kept under this id");
+    images
+        .lodger(&other)
+        .fails(1, "a container has the changes that are kept under this id");
     images.lodger(&["delete", "-f", "work"]).ok();
-    images.lodger(&["image", "remove", "--changes", "work"]).ok();
+    images
+        .lodger(&["image", "remove", "--changes", "work"])
+        .ok();
     assert_eq!(images.containers("kept"), ["other"]);
-    images.sh(&["--keep-changes"], "work", "test ! -e /data/kept").ok();
+    images
+        .sh(&["--keep-changes"], "work", "test ! -e /data/kept")
+        .ok();
 }
 
 #[test]
@@ -150,7 +190,8 @@ fn read_only_needs_no_upper_and_makes_no_mount_point_in_the_image() {
     lodger_only!("an image");
     let images = Images::new();
     let mount = format!("{}:/srv/deep/data:ro", images.fixture.bundle().display());
-    let script = "touch /etc/x 2>/dev/null && exit 1; ls -d /srv/deep/data; grep -c upperdir /proc/mounts";
+    let script =
+        "touch /etc/x 2>/dev/null && exit 1; ls -d /srv/deep/data; grep -c upperdir /proc/mounts";
     let ran = images.sh(&["--read-only", "-v", &mount], "a", script);
     assert_eq!(ran.exits(1).out, "/srv/deep/data\n0\n");
     assert!(!images.layer().join("srv").exists());
@@ -161,12 +202,27 @@ fn read_only_needs_no_upper_and_makes_no_mount_point_in_the_image() {
 fn changes_on_a_tmpfs_never_reach_the_store() {
     lodger_only!("an image");
     let images = Images::new();
-    let args = ["run", "-d", "--tmpfs-upper=8m", "--image", "small", "a", "/bin/sleep", "600"];
+    let args = [
+        "run",
+        "-d",
+        "--tmpfs-upper=8m",
+        "--image",
+        "small",
+        "a",
+        "/bin/sleep",
+        "600",
+    ];
     images.lodger(&args).ok();
     let script = "echo x >/data/x; rm /etc/group; cat /data/x; dd if=/dev/zero of=/data/big bs=1M count=16 2>&1 | grep -c 'No space'";
-    assert_eq!(images.lodger(&["exec", "a", "/bin/sh", "-c", script]).ok(), "x\n1\n");
+    assert_eq!(
+        images.lodger(&["exec", "a", "/bin/sh", "-c", script]).ok(),
+        "x\n1\n"
+    );
     let own = images.store().join("containers/a-0");
-    assert!(is_empty(&own.join("rootfs")), "the tmpfs is the container's alone");
+    assert!(
+        is_empty(&own.join("rootfs")),
+        "the tmpfs is the container's alone"
+    );
     assert!(!own.join("upper").exists());
 }
 
@@ -174,7 +230,11 @@ fn changes_on_a_tmpfs_never_reach_the_store() {
 fn a_copy_is_a_root_filesystem_of_its_own() {
     lodger_only!("an image");
     let images = Images::new();
-    let ran = images.sh(&["--copy"], "a", "rm /bin/ls; grep -c ' / overlay' /proc/mounts");
+    let ran = images.sh(
+        &["--copy"],
+        "a",
+        "rm /bin/ls; grep -c ' / overlay' /proc/mounts",
+    );
     assert_eq!(ran.exits(1).out, "0\n");
     assert!(images.layer().join("bin/ls").symlink_metadata().is_ok());
     assert_eq!(images.containers("containers"), Vec::<String>::new());
@@ -188,9 +248,19 @@ fn a_container_that_cannot_be_made_leaves_nothing() {
         .lodger(&["run", "--image", "small", "a", "/no/such/program"])
         .fails(1, "/no/such/program");
     images
-        .lodger(&["run", "--image", "small", "-v", "/no/such:/x", "a", "/bin/true"])
+        .lodger(&[
+            "run",
+            "--image",
+            "small",
+            "-v",
+            "/no/such:/x",
+            "a",
+            "/bin/true",
+        ])
         .fails(1, "/no/such");
-    images.lodger(&["run", "--image", "none", "a", "/bin/true"]).fails(1, "none");
+    images
+        .lodger(&["run", "--image", "none", "a", "/bin/true"])
+        .fails(1, "none");
     assert_eq!(images.containers("containers"), Vec::<String>::new());
 }
 
@@ -206,7 +276,10 @@ fn gc_spares_what_containers_have_and_removes_what_killed_ones_left() {
     images.lodger(&["image", "remove", "small"]).ok();
     images.lodger(&["image", "gc"]).ok();
     assert_eq!(images.containers("containers"), ["a-0"]);
-    assert_eq!(images.lodger(&["exec", "a", "/bin/echo", "well"]).ok(), "well\n");
+    assert_eq!(
+        images.lodger(&["exec", "a", "/bin/echo", "well"]).ok(),
+        "well\n"
+    );
     images.lodger(&["delete", "-f", "a"]).ok();
     images.lodger(&["image", "gc"]).ok();
     assert!(is_empty(&images.store().join("layers")));
@@ -222,7 +295,15 @@ fn many_containers_of_one_image_start_at_once() {
             let id = format!("c{number}");
             let script = format!("echo {number} >/data/mine; cat /data/mine");
             let mut command = images.fixture.command(&[
-                "--store", store.to_str().unwrap(), "run", "--image", "small", &id, "/bin/sh", "-c", &script,
+                "--store",
+                store.to_str().unwrap(),
+                "run",
+                "--image",
+                "small",
+                &id,
+                "/bin/sh",
+                "-c",
+                &script,
             ]);
             spawn(&mut command, b"")
         })

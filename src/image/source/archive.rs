@@ -240,7 +240,7 @@ fn decompressed(
             return Err(Error::new(format!(
                 "{name} is more than {limit} bytes long, uncompressed"
             ))
-            .hint("if that is meant, `--max-layer` allows more"));
+            .hint("if that is meant, `--max-layer-size` allows more"));
         }
         file.write_all(&buffer[..count]).map_err(|error| {
             Error::new(format!("cannot write {name}, decompressed, to the store"))

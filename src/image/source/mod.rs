@@ -18,6 +18,8 @@ mod choose;
 mod decompress;
 mod docker;
 mod documents;
+#[cfg(fuzzing)]
+mod fuzzing;
 mod layout;
 mod part;
 mod pipe;
@@ -29,6 +31,8 @@ mod tests;
 
 pub use blob::LayerBlob;
 pub use decompress::Compression;
+#[cfg(fuzzing)]
+pub use fuzzing::{LayoutRole, document};
 pub use pipe::LayerStream;
 pub use platform::Platform;
 pub use reference::{Reference, Selector};

@@ -229,11 +229,16 @@ impl Work {
     ) -> Result<Totals> {
         let hasher =
             |digest: &Option<Digest>| digest.as_ref().map_or_else(Hasher::sha256, Hasher::like);
+        let is_sha256 =
+            |digest: &Option<Digest>| digest.as_ref().is_none_or(|d| d.algorithm() == "sha256");
+        // A tar as it is has one digest.
+        let is_same = self.compression == Compression::None
+            && is_sha256(&like.digest) == is_sha256(&like.diff_id);
         let mut source = BufReader::with_capacity(
             READ,
             Tally {
                 reader: self.part.reader(),
-                hasher: hasher(&like.digest),
+                hasher: (!is_same).then(|| hasher(&like.digest)),
                 count: 0,
                 progress: self.progress.clone(),
             },
@@ -261,7 +266,7 @@ impl Work {
                         "{} is more than {limit} bytes long, uncompressed",
                         self.part.name
                     ))
-                    .hint("if that is meant, `--max-layer` allows more"));
+                    .hint("if that is meant, `--max-layer-size` allows more"));
                 }
                 if piece.length == 0 || send.send(piece).is_err() {
                     break;
@@ -269,10 +274,11 @@ impl Work {
             }
         }
         let tally = source.into_inner();
+        let diff_id = diff.finish();
         Ok(Totals {
-            digest: tally.hasher.finish(),
+            digest: tally.hasher.map_or_else(|| diff_id.clone(), Hasher::finish),
             size: tally.count,
-            diff_id: diff.finish(),
+            diff_id,
             tar_size,
         })
     }
@@ -308,7 +314,7 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
 /// Hashes and counts what is read.
 struct Tally {
     reader: PartReader,
-    hasher: Hasher,
+    hasher: Option<Hasher>,
     count: u64,
     progress: Arc<AtomicU64>,
 }
@@ -316,7 +322,9 @@ struct Tally {
 impl Read for Tally {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.reader.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..count]);
+        }
         self.count += count as u64;
         self.progress.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)

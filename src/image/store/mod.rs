@@ -140,6 +140,11 @@ impl ImageStore {
         &self.fd
     }
 
+    /// The store's directory alone.
+    pub fn into_directory(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Whether it is only read.
     pub fn is_readonly(&self) -> bool {
         self.readonly
