@@ -2,7 +2,8 @@
 //!
 //! `probe report` looks; `probe overwrite SECONDS` attacks: it tries to write to the executable of every process it can
 //! see (CVE-2019-5736), until the time is over or /tmp/stop is there. `probe notify WORD…` sends each word to NOTIFY_SOCKET
-//! (sd_notify(3)) in turn, but waits for the file where one is `wait:FILE`. Built static, so that it runs on any root filesystem.
+//! (sd_notify(3)) in turn, but waits for the file where one is `wait:FILE`. `probe measure COMMAND…` runs it and says how much
+//! memory it had. Built static, so that it runs on any root filesystem.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::disallowed_methods,
@@ -40,9 +41,28 @@ fn main() -> ExitCode {
             overwrite(Duration::from_secs(seconds));
         }
         Some("notify") => return notify(&arguments[2..]),
+        Some("measure") => return measure(&arguments[2..]),
         _ => return ExitCode::FAILURE,
     }
     ExitCode::SUCCESS
+}
+
+/// Runs a command, and adds the most memory that it, or a child of it, had to what it wrote to stderr.
+fn measure(command: &[String]) -> ExitCode {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let Some((program, arguments)) = command.split_first() else {
+        return ExitCode::FAILURE;
+    };
+    let status = std::process::Command::new(program).args(arguments).status();
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
+        return ExitCode::FAILURE;
+    };
+    let peak = format!("\npeak KiB: {}\n", usage.max_rss());
+    let told = std::io::stderr().write_all(peak.as_bytes());
+    match (told, status.map(|status| status.code())) {
+        (Ok(()), Ok(Some(code))) => u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 fn notify(words: &[String]) -> ExitCode {

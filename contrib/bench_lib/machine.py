@@ -23,11 +23,12 @@ PACKAGES = {  # command: packages
     "busybox": ["busybox-static"],
     "cc": ["gcc", "libc6-dev"],
 }
+IMAGE_PACKAGES = {"umoci": ["umoci"], "podman": ["podman"], "zstd": ["zstd"]}
 
 
-def install_missing() -> None:
+def install_missing(wanted: dict[str, list[str]]) -> None:
     """Installs the Debian packages of missing commands. A failure is a note: the row then says what is missing."""
-    missing = [package for name, packages in PACKAGES.items() if not which(name) for package in packages]
+    missing = [package for name, packages in wanted.items() if not which(name) for package in packages]
     if not missing:
         return
     if not which("apt-get"):

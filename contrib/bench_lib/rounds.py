@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Callable, NoReturn
 
 from .base import TASKS, Result, die, say
 from .crowd import measure_crowds
@@ -195,13 +195,13 @@ def become(user: pwd.struct_passwd) -> None:
     os.chdir("/")
 
 
-def worker(setup: Setup, answer: int) -> NoReturn:
+def worker(user: pwd.struct_passwd, work: Callable[[], Any], answer: int) -> NoReturn:
     """The child that measures. It never returns."""
     code = 1
     try:
-        become(setup.user)
+        become(user)
         with os.fdopen(answer, "w") as file:
-            json.dump(measure_everything(setup), file)
+            json.dump(work(), file)
         code = 0
     except KeyboardInterrupt:
         pass
@@ -216,12 +216,17 @@ def worker(setup: Setup, answer: int) -> NoReturn:
 
 
 def measure_as_user(setup: Setup) -> list[Result]:
+    return as_user(setup.user, lambda: measure_everything(setup))
+
+
+def as_user(user: pwd.struct_passwd, work: Callable[[], Any]) -> Any:
+    """What `work` gives, which can be written as JSON, done by a child that is the ordinary user."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        worker(setup, writer)
+        worker(user, work, writer)
     os.close(writer)
     try:
         with os.fdopen(reader) as file:

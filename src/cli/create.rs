@@ -10,7 +10,7 @@ use super::io::{Front, Io};
 use super::{Global, protect};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
-use crate::init::Manner;
+use crate::init::{Manner, Preserved};
 use crate::log::Log;
 use crate::plan::{self, CapabilitySet, Note, Plan, Process, Seccomp};
 use crate::seccomp::{self, Agent, Filter};
@@ -240,9 +240,12 @@ type After = (Runner, Poststop);
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(common.id())?;
+    let preserved = common.io.preserved()?;
     let facts = HostFacts::probe();
+    // It may begin anew: nothing is made before.
+    protect::against_overwriting(&facts, preserved.count)?;
     let image = image_run::prepare(global, common, &facts)?;
-    let made = make_from(image.as_ref(), facts, (global, common), until);
+    let made = make_from(image.as_ref(), (facts, preserved), (global, common), until);
     match image {
         Some(image) => made.map_err(|error| image.discard(global, error)),
         None => made,
@@ -251,12 +254,10 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
 
 fn make_from(
     image: Option<&FromImage>,
-    mut facts: HostFacts,
+    (mut facts, preserved): (HostFacts, Preserved),
     (global, common): (&Global, &Common),
     until: Until,
 ) -> Result<Making> {
-    let preserved = common.io.preserved()?;
-    protect::against_overwriting(&facts, preserved.count)?;
     let store = Store::open_or_make(global.root.as_deref())?;
     let mut making = Cgroups::begin(global, &mut facts);
     let config = match image {
@@ -278,14 +279,9 @@ fn make_from(
     facts.learn(&bundle.spec);
     let mut plan = making.plan(&bundle, &mut facts)?;
     let maker = making.maker(&plan, &facts)?;
-    if let Some(image) = image {
-        image.complete(&mut plan);
-    }
-    if common.no_pivot {
-        plan.notes.push(without_pivot(&plan)?);
-    }
-    tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
     let detached = until != Until::Foreground;
+    complete(&mut plan, image, common.no_pivot)?;
+    tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
     if detached {
         plan.notes.extend(cgroups::logout_note(&plan, &mut facts));
     }
@@ -343,6 +339,17 @@ fn make_from(
         }),
         Err(error) => Err(undone(&store, &entry, after, error)),
     }
+}
+
+/// Adds to the plan what the configuration does not say.
+fn complete(plan: &mut Plan, image: Option<&FromImage>, no_pivot: bool) -> Result<()> {
+    if let Some(image) = image {
+        image.complete(plan);
+    }
+    if no_pivot {
+        plan.notes.push(without_pivot(plan)?);
+    }
+    Ok(())
 }
 
 /// Gives the program a socket to tell of itself on, if the caller's manager wants to know (NOTIFY_SOCKET). `start` listens on

@@ -161,6 +161,14 @@ mod tests {
     }
 
     #[test]
+    fn stores_are_absolute_and_named() {
+        let here = std::path::absolute("x").unwrap();
+        assert_eq!(absolute("--store", "x".into()), Ok(here));
+        let message = absolute("--store-ro", "".into()).unwrap_err().message();
+        assert_eq!(message, "--store-ro is empty");
+    }
+
+    #[test]
     fn rootless_is_what_we_are() {
         for word in ["", "auto", "true", "1", "T"] {
             assert!(check_rootless(word).is_ok(), "{word:?}");

@@ -347,3 +347,7 @@ fn tmpfs(text: &str) -> Result<AskedMount> {
         options: options.map(str::to_owned).collect(),
     })
 }
+
+#[cfg(test)]
+#[path = "image_options_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! `run --image` and `create --image`: an image instead of a bundle.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
@@ -12,7 +12,7 @@ use super::spec::Config;
 use super::{Global, remnants};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
-use crate::image::config::{Asked, Converted, ImageConfig, convert};
+use crate::image::config::{Asked, AskedMount, Converted, ImageConfig, convert};
 use crate::image::containers::{ContainerNote, Writable};
 use crate::image::merged::Merged;
 use crate::image::store::{ImageRecord, ImageStore};
@@ -68,6 +68,9 @@ pub(super) fn prepare(
     if image.is_foreign()? && !upper.copy {
         notes.extend((!asked.read_only).then(|| foreign_note(&image.store)));
         asked.read_only = true;
+    }
+    if asked.read_only {
+        add_scratch(&mut asked, &image.layers)?;
     }
     let config = ImageConfig::parse(&image.store.config(&image.record)?);
     let config = config.map_err(|e| e.within(what()))?;
@@ -248,6 +251,28 @@ impl Image {
             .doing(|| format!("cannot examine the image store {:?}", self.store.path()))?;
         Ok(stat.st_uid != sys::cred::uid())
     }
+}
+
+/// A place for what programs write in passing, where the root filesystem is read-only, as podman gives one.
+fn add_scratch(asked: &mut Asked, image: &Merged) -> Result<()> {
+    for (place, mode) in [
+        ("/run", "mode=755"),
+        ("/tmp", "mode=1777"),
+        ("/var/tmp", "mode=1777"),
+    ] {
+        let taken = asked.mounts.iter().any(|mount| mount.destination == place);
+        let found = image.lookup(Path::new(place), true)?;
+        if !taken && found.is_some_and(|found| found.is_directory()) {
+            asked.mounts.push(AskedMount {
+                source: None,
+                destination: place.to_owned(),
+                options: ["nosuid", "nodev", mode, "tmpcopyup"]
+                    .map(str::to_owned)
+                    .into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The image `name`, of the caller's own store or one that she may read.

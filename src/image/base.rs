@@ -103,6 +103,7 @@ fn make(base: &OwnedFd, path: &Path, directory: bool) -> sys::Result<()> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a tree to work on is made")]
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;

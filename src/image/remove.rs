@@ -150,6 +150,7 @@ fn error(call: &'static str, name: &OsStr, errno: Errno) -> sys::Error {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a tree to work on is made")]
 mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};

@@ -180,6 +180,38 @@ setup_debian_tar() {
     printf '%s\n' "$tar"
 }
 
+# setup_images: prints the directory of the tests' images, which tests/images/make makes as her; fails where none is to be had.
+setup_images() {
+    local cache tar images partial work=$setup_work/tmp/images turn
+    tar=$(setup_debian_tar) || return 1
+    cache=$(setup_cache_directory)
+    images=$cache/images-$({
+        cat "$setup_repository"/tests/images/{make,changes.py}
+        stat -c '%s %Y' "$tar"
+    } | sha256sum | cut -c1-16)
+    exec {turn}>"$cache/images.lock"
+    flock "$turn"
+    if [[ ! -d $images ]]; then
+        say "making images (once; kept at $images)"
+        rm -rf "$cache"/images-partial.*
+        cp -r "$setup_repository/tests/images" "$setup_work/"
+        chmod -R a+rX "$setup_work/images"
+        as_user mkdir "$work"
+        if ! as_user env -C "$work" timeout 600 "$setup_work/images/make" "$tar" </dev/null >&2; then
+            as_user unshare --user --map-root-user --map-auto rm -rf "$work"
+            return 1
+        fi
+        partial=$(mktemp -d "$cache/images-partial.XXXXXX")
+        cp -r "$work/oci" "$partial/"
+        chmod -R a+rX "$partial"
+        rm -rf "$work"
+        mv -T "$partial" "$images"
+    fi
+    touch "$images"
+    find "$cache" -maxdepth 1 -name 'images-?*' -type d -mtime +14 -exec rm -rf {} +
+    printf '%s\n' "$images"
+}
+
 # setup_rootfs DIRECTORY: unpacks a Debian root filesystem there, owned by her; busybox where Debian is not to be had.
 # Prints which of the two it is.
 setup_rootfs() {

@@ -5,7 +5,8 @@ use std::env::consts::ARCH;
 use serde_json::{Value, json};
 
 use super::mounts::{self, Volumes};
-use super::{Asked, ImageConfig, ImageFiles, Network, capabilities, environment, labels, user};
+use super::user::{self, User};
+use super::{Asked, ImageConfig, ImageFiles, Network, capabilities, environment, labels};
 use crate::bundle::template;
 use crate::error::{Error, Result};
 use crate::plan::Note;
@@ -77,8 +78,12 @@ fn process(
 ) -> Result<Value> {
     let config = &image.config;
     let named = asked.user.as_deref().unwrap_or(&config.user);
-    let mut user =
-        user::resolve(named, files).map_err(|error| error.within(format!("the user {named:?}")))?;
+    let mut user = match &asked.user {
+        // What an image does not say is root; what a caller names must be somebody.
+        None if named.is_empty() => User::default(),
+        _ => user::resolve(named, files)
+            .map_err(|error| error.within(format!("the user {named:?}")))?,
+    };
     if !asked.setgroups && !user.additional_gids.is_empty() {
         user.additional_gids.clear();
         notes.push(Note::new(
@@ -179,3 +184,7 @@ fn foreign_processor(image: &ImageConfig) -> Option<Note> {
         )
     })
 }
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

@@ -30,12 +30,9 @@ enum Who<'a> {
     Name(&'a str),
 }
 
-/// The user that `text` names, in one of the forms of config.md; none at all is root. Supplementary groups are those of a
-/// user who is named, without a group.
+/// The user that `text` names, in one of the forms of config.md. Supplementary groups are those of a user who is named,
+/// without a group.
 pub(super) fn resolve(text: &str, files: &dyn ImageFiles) -> Result<User> {
-    if text.is_empty() {
-        return Ok(User::default());
-    }
     let (user, group) = match text.split_once(':') {
         None => (who(text)?, None),
         Some((user, group)) => (who(user)?, Some(who(group)?)),
@@ -191,8 +188,7 @@ mod tests {
     #[test]
     fn users_are_found() {
         for (text, uid, gid, additional) in [
-            ("", 0, 0, &[][..]),
-            ("root", 0, 0, &[]),
+            ("root", 0, 0, &[][..]),
             ("www", 33, 34, &[4, 101]),
             ("app", 1000, 50, &[4]),
             // A number is no name.
@@ -240,6 +236,7 @@ mod tests {
             ("plus", "no user"),
             ("short", "no user"),
             ("www:bad", "no group"),
+            ("", "empty"),
             (":", "empty"),
             ("1:", "empty"),
             (":1", "empty"),
@@ -256,7 +253,7 @@ mod tests {
     #[test]
     fn files_are_read_only_where_they_are_needed() {
         const FIFOS: Files = Files("FIFO", "FIFO");
-        for text in ["", "0:0", "1000:1000"] {
+        for text in ["0:0", "1000:1000"] {
             assert!(resolve(text, &FIFOS).is_ok(), "{text}");
         }
         for text in ["0", "root", "0:root"] {

@@ -82,15 +82,13 @@ impl Limit {
         }
     }
 
-    /// The option that raises it.
+    /// The option of `image import` that raises it.
     pub fn option(self) -> Option<&'static str> {
         match self {
-            Self::Name => Some("--max-name"),
-            Self::Header => Some("--max-header"),
             Self::Entries => Some("--max-entries"),
-            Self::File => Some("--max-file"),
-            Self::Layer => Some("--max-layer"),
-            Self::Extents => None,
+            Self::File => Some("--max-file-size"),
+            Self::Layer => Some("--max-layer-size"),
+            Self::Name | Self::Header | Self::Extents => None,
         }
     }
 }

@@ -157,12 +157,12 @@ fn more_than_is_taken() {
             archive()
                 .pax(&[("linkpath", &long)])
                 .link(b'2', "a", "b", 0),
-            "--max-name",
+            of_400,
         ),
         (
             "bomb-global",
             archive().bare(b'g', "g", 1 << 33),
-            "--max-header",
+            "more than the 4096",
         ),
         (
             "bomb-globals",
@@ -173,9 +173,9 @@ fn more_than_is_taken() {
         (
             "bomb-file",
             archive().bare(b'0', "a", u64::from(u32::MAX)),
-            "--max-file",
+            "--max-file-size",
         ),
-        ("bomb-layer", layer.end(), "--max-layer"),
+        ("bomb-layer", layer.end(), "--max-layer-size"),
     ]);
 }
 
@@ -256,8 +256,8 @@ fn sparse_bombs() {
     let claimed = [&b"99999999999\n"[..], &[b'1'; 500]].concat();
     let unfinished = [&b"1\n"[..], &[b'\n'; 510]].concat();
     refuses([
-        ("bomb-sparse-8g", old, "--max-file"),
-        ("bomb-sparse-pax", sparse(&told, b"a"), "--max-file"),
+        ("bomb-sparse-8g", old, "--max-file-size"),
+        ("bomb-sparse-pax", sparse(&told, b"a"), "--max-file-size"),
         ("bomb-sparse-map", endless, "262145"),
         (
             "bomb-sparse-map-claimed",

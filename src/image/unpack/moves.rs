@@ -42,6 +42,7 @@ impl Settling<'_> {
         if self.unpacker.enter(&names_of(&to), Way::Make)?.is_none() {
             return Ok(false);
         }
+        self.last = None;
         self.keep_opaque(path, &to)?;
         let mut explicit = Vec::new();
         let mut pairs = vec![Pair {

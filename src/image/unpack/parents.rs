@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::journal::Record;
@@ -113,8 +114,12 @@ impl Parents {
                     (Here { fd, inherits }, 0)
                 }
             };
-        for level in &mut self.levels[next..] {
-            here = open_directory(&here.fd, &level.name)?;
+        let closed: Vec<&[u8]> = self.levels[next..]
+            .iter()
+            .map(|level| &*level.name)
+            .collect();
+        if !closed.is_empty() {
+            here = open_all(&here.fd, &closed)?;
         }
         if let Some(level) = self.levels.last_mut() {
             level.open = Some(here.clone());
@@ -122,11 +127,30 @@ impl Parents {
         Ok(here)
     }
 
+    /// Goes down several directories at once, if all are there and none is a link.
+    fn descend(&mut self, names: &[&[u8]]) -> sys::Result<bool> {
+        let Some((last, way)) = names.split_last() else {
+            return Ok(true);
+        };
+        let Ok(here) = open_all(&self.top()?.fd, names) else {
+            return Ok(false);
+        };
+        let closed = |name: &&[u8]| Level {
+            name: name.to_vec(),
+            open: None,
+        };
+        self.levels.extend(way.iter().map(closed));
+        self.push(last.to_vec(), here);
+        Ok(true)
+    }
+
     fn push(&mut self, name: Vec<u8>, here: Here) {
         let open = Some(here);
         self.levels.push(Level { name, open });
-        if let Some(far) = self.levels.len().checked_sub(MOST_OPEN + 1) {
-            self.levels[far].open = None;
+        // Of those far above, some may be open because there was a way back to them.
+        let far = self.levels.len().saturating_sub(MOST_OPEN);
+        for level in &mut self.levels[..far] {
+            level.open = None;
         }
     }
 }
@@ -146,7 +170,13 @@ impl Unpacker<'_> {
             return Ok(Some(self.parents.top()?));
         }
         self.parents.called = None;
-        let common = self.parents.keep_common(names);
+        let mut common = self.parents.keep_common(names);
+        if names.len() > common + 1
+            && is_on(Defence::LayerLinks)
+            && self.parents.descend(&names[common..])?
+        {
+            common = names.len();
+        }
         let mut todo: VecDeque<Vec<u8>> =
             names[common..].iter().map(|name| name.to_vec()).collect();
         let mut links = 0;
@@ -181,6 +211,7 @@ impl Unpacker<'_> {
 
     /// Goes into the directory `name`, if it is one.
     fn step(&mut self, name: &[u8], way: Way) -> Tried<Step> {
+        self.check_way(name)?;
         let here = self.parents.top()?;
         match open_directory(&here.fd, name) {
             Ok(next) => self.parents.push(name.to_vec(), next),
@@ -196,6 +227,21 @@ impl Unpacker<'_> {
             Err(error) => return Err(error.into()),
         }
         Ok(Step::Entered)
+    }
+
+    /// Links can lead deeper than names.
+    fn check_way(&self, name: &[u8]) -> Tried<()> {
+        let limits = &self.how.limits;
+        let length = |level: &Level| level.name.len() + 1;
+        let bytes = self.parents.levels.iter().map(length).sum::<usize>() + name.len();
+        let is_far = self.parents.levels.len() >= limits.depth || bytes > limits.name;
+        if is_far && is_on(Defence::LayerLimits) {
+            return Err(Trouble::malformed(format!(
+                "symbolic links lead it more than {} directories deep, or to a path of more than {} bytes",
+                limits.depth, limits.name
+            )));
+        }
+        Ok(())
     }
 
     /// A link leads on, a whiteout makes place for a directory that hides what is below.
@@ -290,6 +336,17 @@ fn open_directory(directory: &OwnedFd, name: &[u8]) -> sys::Result<Here> {
             e,
         )
     })?;
+    let inherits = inherits(&stat_of(&fd)?);
+    let fd = Rc::new(fd);
+    Ok(Here { fd, inherits })
+}
+
+/// Opens the last of several directories, each in the one before.
+fn open_all(directory: &OwnedFd, names: &[&[u8]]) -> sys::Result<Here> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    let path = join(names);
+    let fd = sys::path::open_beneath(directory, Path::new(os(&path)), flags, resolve)?;
     let inherits = inherits(&stat_of(&fd)?);
     let fd = Rc::new(fd);
     Ok(Here { fd, inherits })

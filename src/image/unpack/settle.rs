@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{FileType, OFlags};
 
@@ -14,7 +15,6 @@ use crate::image::Merged;
 use crate::image::merged::{Found, open_at};
 use crate::image::tar::Time;
 use crate::sys;
-use std::path::Path;
 
 /// Completes the layer in `destination` from those below it:
 /// directories without entry get the metadata of the same directory below, and give way where a link to another one is below;
@@ -48,6 +48,8 @@ pub(super) struct Settling<'a> {
     pub(super) complete: BTreeSet<Vec<u8>>,
     /// Directories that hide those below, but are not marked.
     pub(super) opaque: BTreeSet<Vec<u8>>,
+    /// The directory that was looked up last.
+    pub(super) last: Option<Found>,
 }
 
 impl<'a> Settling<'a> {
@@ -66,6 +68,7 @@ impl<'a> Settling<'a> {
             full,
             complete: BTreeSet::new(),
             opaque,
+            last: None,
         })
     }
 
@@ -74,6 +77,7 @@ impl<'a> Settling<'a> {
         self.hide_below()?;
         self.make_links()?;
         // Those that the files of links needed.
+        self.last = None;
         self.settle_implied()
     }
 
@@ -113,15 +117,31 @@ impl<'a> Settling<'a> {
     }
 
     /// What the layers below have by that name.
-    fn below(&self, parent: &[u8], name: &[u8]) -> Tried<Option<Found>> {
+    fn below(&mut self, parent: &[u8], name: &[u8]) -> Tried<Option<Found>> {
         if name.is_empty() {
             let root = self.full.root_below_top();
             return Ok(root?);
         }
-        match self.full.find(Path::new(os(parent)))? {
+        self.find_directory(parent)?;
+        match &self.last {
             None => Ok(None),
-            Some(directory) => Ok(self.full.find_below_top(&directory, os(name))?),
+            Some(directory) => Ok(self.full.find_below_top(directory, os(name))?),
         }
+    }
+
+    /// Makes the directory `path` the last one. They come in order: most often it is the same as before, or in it.
+    fn find_directory(&mut self, path: &[u8]) -> Tried<()> {
+        let path = Path::new(os(path));
+        let is = |found: &Found, path: Option<&Path>| Some(&*found.path) == path;
+        self.last = match self.last.take() {
+            Some(last) if is(&last, Some(path)) => Some(last),
+            Some(last) if is(&last, path.parent()) => {
+                let name = path.file_name().unwrap_or_default();
+                self.full.find_child(&last, name)?
+            }
+            _ => self.full.find(path)?,
+        };
+        Ok(())
     }
 
     /// Whether one of the directories above hides what is below, without being marked.
@@ -150,6 +170,7 @@ impl<'a> Settling<'a> {
 
     /// Puts whiteouts where a directory hides what is below, but cannot be marked.
     fn hide_below(&mut self) -> Tried<()> {
+        self.last = None;
         let mut todo: Vec<Vec<u8>> = self.opaque.iter().cloned().collect();
         while let Some(path) = todo.pop() {
             let Some(directory) = self.full.find(Path::new(os(&path)))? else {

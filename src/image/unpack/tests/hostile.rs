@@ -228,3 +228,23 @@ fn content_ends_where_its_size_says() {
     long.0.size = 3;
     assert_eq!(Made::upper(&[long]).tree(), ["f f abc"]);
 }
+
+#[test]
+fn links_lead_no_deeper_than_names() {
+    let steps = "s/".repeat(1000);
+    let mut brought = vec![directory(&steps)];
+    brought.push(symlink("a", &steps));
+    brought.push(symlink(
+        &format!("{steps}s"),
+        "../".repeat(1000).trim_end_matches('/'),
+    ));
+    brought.push(file("a/n/x", ""));
+    assert!(Made::upper(&brought).outcome.is_ok());
+    brought.push(file(&format!("a/{}x", "n/".repeat(30)), ""));
+    let made = Made::bottom(&brought);
+    assert!(
+        made.error().contains("more than 1024 directories deep"),
+        "{}",
+        made.error()
+    );
+}
