@@ -52,6 +52,7 @@ mod hook_config;
 mod hook_failures;
 mod hooks;
 mod image_config;
+mod image_run;
 mod image_stop;
 mod isolation;
 mod jobs;
