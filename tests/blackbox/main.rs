@@ -59,6 +59,7 @@ mod image_lab;
 mod image_layout;
 mod image_life;
 mod image_real;
+mod image_run;
 mod image_sharing;
 mod image_stop;
 mod image_store;
