@@ -20,13 +20,11 @@ pub(crate) fn set_program(images: &Images, bundle: &str, args: &[&str]) {
 #[test]
 fn the_copy_is_what_the_kernel_shows_of_the_layers() {
     let images = images_or_skip!();
-    for image in ["small", "holes"] {
-        images.import(&images.made(image), image);
-        let said = images.lodger(&["image", "bundle", image, image]).ok();
-        assert!(said.contains(" files, "), "{said}");
-        let copy = images.listed(&format!("{image}/rootfs"));
-        assert_same(&copy, &images.merged(image), &[]);
-    }
+    images.import(&images.made("small"), "small");
+    let said = images.lodger(&["image", "bundle", "small", "small"]).ok();
+    assert!(said.contains(" files, "), "{said}");
+    let copy = images.listed("small/rootfs");
+    assert_same(&copy, &images.merged("small"), &[]);
     assert_eq!(
         fs::metadata(images.path("small")).unwrap().mode() & 0o7777,
         0o700
