@@ -32,6 +32,7 @@ mod delegated_update;
 mod devices;
 mod engines;
 mod engines_buildah;
+mod engines_bundle;
 mod engines_containerd;
 mod engines_docker;
 mod engines_images;
