@@ -21,7 +21,7 @@ pub(super) fn split<'p>(path: &'p [u8], limits: &Limits) -> Tried<Vec<&'p [u8]>>
     if path.len() > limits.name && is_on(Defence::LayerLimits) {
         return Err(Trouble::refused(
             format!("a name has more than {} bytes", limits.name),
-            "if it is to be trusted with that, raise the limit with --max-name",
+            "Linux has no path that is longer",
         ));
     }
     let names = path.split(|&byte| byte == b'/');
