@@ -22,6 +22,10 @@ mod verify;
 ///
 /// An image is imported from files: no registry is asked, and no daemon runs. Its layers are unpacked once, and shared by all images
 /// and containers that have them. `run --image NAME` runs one.
+///
+/// A store is its owner's alone. One that others are to read (--store-ro) is opened by its owner: `cd DIR && chmod 755 . images layers
+/// layers/* blobs blobs/* && chmod 644 images/* layers/*/layer.json blobs/*/*`. Programs in it that are setuid become so for everybody:
+/// let it be on a filesystem that is mounted nosuid.
 #[derive(Debug, clap::Args)]
 #[command(
     disable_help_subcommand = true,

@@ -1,10 +1,10 @@
 //! `run --image` and `create --image`: an image instead of a bundle.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use serde_json::Value;
 
 use super::create::Common;
 use super::image_options::Upper;
@@ -12,11 +12,12 @@ use super::spec::Config;
 use super::{Global, image, remnants};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
+use crate::image::base::MountPoint;
 use crate::image::config::{Asked, AskedMount, Converted, ImageConfig, convert};
 use crate::image::containers::{ContainerNote, Writable};
 use crate::image::merged::Merged;
 use crate::image::store::{ImageRecord, ImageStore};
-use crate::image::{Owners, base, flatten, obstacle};
+use crate::image::{Owners, base, flatten, obstacle, remove};
 use crate::plan::{self, Note, Outer, Plan, RootLayers, RootUpper};
 use crate::state::{ImageUse, Store};
 use crate::sys;
@@ -107,7 +108,7 @@ pub(super) fn prepare(
         store: own.into_directory(),
         text: Vec::new(),
     };
-    match this.lay_out(&image, (&asked, upper), converted, &state) {
+    match this.lay_out(&image, (&asked, upper), &converted, &state) {
         Ok(()) => Ok(Some(this)),
         Err(error) => Err(this.discard(global, error.within(what()))),
     }
@@ -147,19 +148,17 @@ impl FromImage {
         &mut self,
         image: &Image,
         (asked, upper): (&Asked, &Upper),
-        converted: Converted,
+        converted: &Converted,
         state: &Store,
     ) -> Result<()> {
         self.writable.make_directory("rootfs")?;
-        self.notes.extend(converted.notes);
+        self.notes.extend_from_slice(&converted.notes);
         if let Some(why) = self.copy_reason(asked, upper)? {
-            self.copy(image, state, &why)?;
+            self.copy(image, &converted.directories, state, &why)?;
         } else {
             let upper = self.upper(image, asked, upper)?;
             let mut lower = image.lower();
-            if upper == RootUpper::None {
-                lower.push(self.base(image, &converted.config)?);
-            }
+            lower.extend(self.base(image, converted, &upper)?);
             self.layers = Some(RootLayers { lower, upper });
         }
         self.text = serde_json::to_vec(&converted.config)
@@ -183,7 +182,13 @@ impl FromImage {
     }
 
     /// Makes the root filesystem a copy of the image.
-    fn copy(&mut self, image: &Image, state: &Store, why: &str) -> Result<()> {
+    fn copy(
+        &mut self,
+        image: &Image,
+        directories: &[String],
+        state: &Store,
+        why: &str,
+    ) -> Result<()> {
         let what = || format!("cannot copy image {:?}", image.record.name);
         if self.writable.has("upper") {
             return Err(Error::new(what())
@@ -193,9 +198,15 @@ impl FromImage {
         if self.writable.has(COPIED) {
             return Ok(());
         }
-        let rootfs = self.open("rootfs")?;
         let layers = image.store.open_layers(&image.record)?;
-        let work = || flatten::layers(&layers, &rootfs).map(drop);
+        let work = || {
+            // Half a copy may lie there.
+            remove::tree(self.writable.directory(), OsStr::new("rootfs")).doing(what)?;
+            self.writable.make_directory("rootfs")?;
+            let rootfs = self.open("rootfs")?;
+            flatten::layers(&layers, &rootfs)?;
+            base::fill(&rootfs, &image.layers, &volumes(directories)).map(drop)
+        };
         remnants::in_outer(state, what, work)?;
         self.writable.write(COPIED, b"")?;
         self.notes.push(Note::new(
@@ -217,8 +228,10 @@ impl FromImage {
             return Ok(RootUpper::None);
         }
         if self.writable.has(COPIED) {
-            return Err(Error::new("the changes that are kept under this id belong to a copy")
-                .hint("give --copy, or take another id"));
+            return Err(
+                Error::new("the changes that are kept under this id belong to a copy")
+                    .hint("give --copy, or take another id"),
+            );
         }
         let upper = self.writable.make_directory("upper")?;
         if !self.writable.is_reused() {
@@ -251,15 +264,25 @@ impl FromImage {
             .doing(what)
     }
 
-    /// The layer below all, with the mount points that the image lacks.
-    fn base(&self, image: &Image, config: &Value) -> Result<PathBuf> {
+    /// The layer below all, with what the image lacks; none where it lacks nothing. Without an upper directory an overlay wants it
+    /// all the same.
+    fn base(
+        &self,
+        image: &Image,
+        converted: &Converted,
+        upper: &RootUpper,
+    ) -> Result<Option<PathBuf>> {
+        let readonly = *upper == RootUpper::None;
+        let mut points = volumes(&converted.directories);
+        if readonly {
+            points.extend(base::mount_points(&converted.config));
+        }
+        if points.is_empty() {
+            return Ok(None);
+        }
         let path = self.writable.make_directory("base")?;
-        base::fill(
-            &self.open("base")?,
-            &image.layers,
-            &base::mount_points(config),
-        )?;
-        Ok(path)
+        let any = base::fill(&self.open("base")?, &image.layers, &points)?;
+        Ok((any || readonly).then_some(path))
     }
 }
 
@@ -302,6 +325,15 @@ impl Image {
             .doing(|| format!("cannot examine the image store {:?}", self.store.path()))?;
         Ok(stat.st_uid != sys::cred::uid())
     }
+}
+
+/// The directories of an image's volumes, which have to be there.
+fn volumes(directories: &[String]) -> Vec<MountPoint> {
+    let point = |path: &String| MountPoint {
+        path: PathBuf::from(path),
+        directory: true,
+    };
+    directories.iter().map(point).collect()
 }
 
 /// A place for what programs write in passing, where the root filesystem is read-only, as podman gives one.

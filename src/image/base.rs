@@ -1,4 +1,4 @@
-//! The lowest layer of a read-only root filesystem: the mount points that the image lacks.
+//! The lowest layer of a root filesystem: the directories of volumes, and where it is read-only the mount points, that the image lacks.
 //!
 //! An overlay without an upper directory shows what is in its layers and nothing else, and needs two of them. The image's own
 //! are never written to: others share them.
@@ -45,18 +45,20 @@ pub fn mount_points(config: &Value) -> Vec<MountPoint> {
     mounts.chain(cwd).collect()
 }
 
-/// Makes those of `points` that `image` lacks in the directory `base`, which is empty.
+/// Makes those of `points` that `image` lacks in the directory `base`, which is empty or a copy of the image; whether there were any.
 ///
 /// # Errors
 /// The kernel's.
-pub fn fill(base: &OwnedFd, image: &Merged, points: &[MountPoint]) -> Result<()> {
+pub fn fill(base: &OwnedFd, image: &Merged, points: &[MountPoint]) -> Result<bool> {
+    let mut any = false;
     for point in points {
         let what = || format!("cannot make the mount point {:?}", point.path);
         if let Some(missing) = missing(image, &point.path)? {
             make(base, &missing, point.directory).doing(what)?;
+            any = true;
         }
     }
-    Ok(())
+    Ok(any)
 }
 
 /// Where `path` is to be made; `None`: it is there. Links of the image are followed.

@@ -15,7 +15,6 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use super::Owners;
 use super::merged::{Found, Merged, duplicate};
-use super::unpack::{Names, Report};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
@@ -55,27 +54,6 @@ pub struct Listed {
     pub first: Vec<String>,
     /// How many more.
     pub more: u64,
-}
-
-/// As an import tells it of a layer.
-impl From<&Copied> for Report {
-    fn from(copied: &Copied) -> Self {
-        let lost = &copied.without_xattrs;
-        let lost = lost.first.len() as u64 + lost.more;
-        Self {
-            entries: copied.files,
-            bytes: copied.bytes,
-            squashed: copied.squashed,
-            devices: Names {
-                first: copied.devices.first.clone(),
-                more: copied.devices.more,
-            },
-            xattrs: (lost > 0)
-                .then(|| ("others".to_owned(), lost))
-                .into_iter()
-                .collect(),
-        }
-    }
 }
 
 impl Listed {

@@ -105,10 +105,6 @@ pub fn import(
             .sum(),
         notes,
     };
-    // The name is for what a power cut leaves whole.
-    rustix::fs::syncfs(store.directory())
-        .map_err(|e| sys::Error::new("syncfs", "store", e))
-        .doing(|| "cannot write the layers to the disk".to_owned())?;
     let replaced = store.name_image(&record)?;
     Ok(Imported {
         image: record,

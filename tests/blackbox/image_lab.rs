@@ -113,6 +113,11 @@ impl Images {
         .listing()
     }
 
+    /// What is in a directory of the test's.
+    pub(crate) fn listed(&self, directory: &str) -> Listing {
+        within(&[&listing_program(), &self.word(directory)]).listing()
+    }
+
     /// What umoci makes of an image of the tests.
     pub(crate) fn by_umoci(&self, tag: &str) -> Listing {
         let image = format!("{}:{tag}", self.layout.display());

@@ -170,10 +170,11 @@ fn kept_changes_are_there_for_the_next_container() {
     ];
     images.lodger(&sleeping).ok();
     let elsewhere = images.fixture.path("elsewhere");
-    let mut other = vec!["--root", elsewhere.to_str().unwrap()];
-    other.extend(sleeping);
-    images
-        .lodger(&other)
+    let mut other = std::process::Command::new(runtime_binary());
+    other.arg("--root").arg(elsewhere).arg("--store");
+    other.arg(images.store()).args(sleeping);
+    spawn(&mut other, b"")
+        .wait()
         .fails(1, "a container has the changes that are kept under this id");
     images.lodger(&["delete", "-f", "work"]).ok();
     images

@@ -251,7 +251,12 @@ fn an_image_is_imported_listed_shown_and_removed() {
     }
     assert!(!text.contains('\u{1b}'), "{text:?}");
 
-    // What the second layer hides, the kernel's overlay is told.
+    whiteout_is_there(&lab, &shown);
+    remove_one_after_the_other(&lab, name, &shown["layers"]);
+}
+
+/// What the second layer hides, the kernel's overlay is told.
+fn whiteout_is_there(lab: &Lab, shown: &Value) {
     let layers = shown["layers"].as_array().unwrap();
     let top = lab
         .path("store/layers")
@@ -263,7 +268,9 @@ fn an_image_is_imported_listed_shown_and_removed() {
         (0o020_000, 0)
     );
     assert_eq!(fs::read_to_string(top.join("etc/word")).unwrap(), "one");
+}
 
+fn remove_one_after_the_other(lab: &Lab, name: &str, layers: &Value) {
     lab.image(&["remove", "two", "none"])
         .fails(1, "\"none\" does not exist");
     assert_eq!(lab.image(&["list", "-q"]).ok(), format!("{name}\n"));
@@ -308,6 +315,53 @@ fn a_root_filesystem_gets_a_config_and_a_name_of_its_own() {
         .ok();
     assert_eq!(lab.names("layers").len(), 1);
     assert_eq!(lab.names("tmp"), Vec::<String>::new());
+}
+
+#[test]
+fn a_directory_becomes_a_layer() {
+    lodger_only!("the store of images");
+    let lab = Lab::new();
+    let tree = lab.path("tree");
+    fs::create_dir_all(tree.join("a/b")).unwrap();
+    fs::write(tree.join("a/file"), "content").unwrap();
+    fs::hard_link(tree.join("a/file"), tree.join("a/b/second")).unwrap();
+    symlink("/etc/passwd", tree.join("link")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).unwrap();
+    let source = format!("rootfs:{}", tree.display());
+    let ran = lab.image(&["import", &source]).exits(0);
+    assert!(ran.out.ends_with(" tree\n"), "{ran:?}");
+    assert!(
+        ran.err.contains("1 file is a socket, and left out: "),
+        "{ran:?}"
+    );
+    let shown = lab.json(&["show", "tree"]);
+    let root = lab
+        .path("store/layers")
+        .join(shown["layers"][0].as_str().unwrap())
+        .join("root");
+    assert_eq!(
+        fs::read_to_string(root.join("a/b/second")).unwrap(),
+        "content"
+    );
+    let inode = |path: &str| root.join(path).metadata().unwrap().ino();
+    assert_eq!(inode("a/file"), inode("a/b/second"));
+    assert_eq!(
+        fs::read_link(root.join("link")).unwrap(),
+        Path::new("/etc/passwd")
+    );
+    // What is the same is one layer; what is not, is not.
+    lab.image(&["import", &source, "again"]).ok();
+    assert_eq!(lab.names("layers").len(), 1);
+    let time = tree.join("a/file").metadata().unwrap().modified().unwrap();
+    fs::write(tree.join("a/file"), "CONTENT").unwrap();
+    let opened = fs::OpenOptions::new()
+        .write(true)
+        .open(tree.join("a/file"))
+        .unwrap();
+    opened.set_modified(time).unwrap();
+    lab.image(&["import", &source, "changed"]).ok();
+    assert_eq!(lab.names("layers").len(), 2);
+    lab.image(&["verify"]).ok();
 }
 
 #[test]
@@ -649,6 +703,31 @@ fn an_import_after_a_killed_one_goes_on_as_if_there_had_been_none() {
     lab.image(&["import", &source, "one"]).ok();
     lab.image(&["verify"]).ok();
     assert_eq!(lab.names("tmp"), Vec::<String>::new());
+}
+
+#[test]
+fn an_import_that_is_interrupted_removes_what_it_has() {
+    lodger_only!("being interrupted");
+    if !works() {
+        skip!("strace is not installed, or may not trace");
+    }
+    let mut lab = Lab::new();
+    lab.fixture.sleeping("neighbour");
+    let source = lab.two_layers("one");
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let command = lab.command(&["import", &source, "one"]);
+        // It is blocked by then, and is there when the threads begin.
+        let option = format!("--inject=signalfd4:signal={signal}:when=1");
+        let ran = spawn(
+            &mut under_strace(&[&option], &lab.path("trace"), &command),
+            b"",
+        )
+        .wait();
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert!(ran.err.contains("the import was interrupted"), "{ran:?}");
+        assert_eq!(lab.names("tmp"), Vec::<String>::new(), "{signal}");
+        assert_eq!(lab.names("images"), Vec::<String>::new(), "{signal}");
+    }
 }
 
 /// Runs a script with a small tmpfs as the store, in a user and a mount namespace of its own.

@@ -22,8 +22,8 @@ use crate::sys;
 ///   rootfs:FILE.tar[.gz|.zst|.xz]     a root filesystem
 ///   rootfs:DIR                        a root filesystem that is a directory
 ///
-/// All digests and sizes are checked. Layers that are there already are not unpacked again. The image's digest and name are printed;
-/// an image that had the name before loses it.
+/// All digests and sizes are checked. Layers that are there already are not unpacked again. The
+/// image's digest and name are printed; an image that had the name before loses it.
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -55,6 +55,9 @@ pub(super) struct Args {
     /// How many entries a layer may have [default: 2000000]
     #[arg(long, value_name = "NUMBER")]
     max_entries: Option<u64>,
+    /// How many directories deep a file may be [default: 1024]
+    #[arg(long, value_name = "NUMBER")]
+    max_depth: Option<usize>,
     /// The memory that the decompressor of a layer may ask for [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_whole)]
     max_window: Option<u64>,
@@ -76,6 +79,7 @@ impl Args {
             layer: self.max_layer_size.unwrap_or(usual.layer),
             file: self.max_file_size.unwrap_or(usual.file),
             entries: self.max_entries.unwrap_or(usual.entries),
+            depth: self.max_depth.unwrap_or(usual.depth),
             window: self.max_window.unwrap_or(usual.window),
             ..usual
         }

@@ -7,13 +7,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Progress, Request};
+use super::{Progress, Request, notes};
 use crate::error::{Doing, Error, Result};
-use crate::image::Digest;
 use crate::image::merged::Merged;
 use crate::image::source::{Compression, LayerBlob, SourceImage};
 use crate::image::store::{self, Claim, ImageStore, LayerId, LayerRecord, Work};
-use crate::image::unpack::{self, How, Unpacked};
+use crate::image::unpack::{self, How, Unpacked, Unsettled};
+use crate::image::{Digest, flatten};
 use crate::sys::signal::Signals;
 
 /// How often one looks whether the import is to end, and tells how far it is.
@@ -366,9 +366,15 @@ impl Job<'_> {
     fn fill(&self, number: usize, work: &Work) -> Result<(Unpacked, Digest, u64)> {
         let blob = &self.layers[number];
         let how = self.how(number == 0);
-        if blob.directory().is_some() {
-            return Err(Error::new("a directory is not imported yet")
-                .hint("`tar -C DIR -cf FILE.tar .` makes a file that is: rootfs:FILE.tar"));
+        if let Some(directory) = blob.directory() {
+            let copied = flatten::copy_tree(directory, work.root(), &how.owners)?;
+            let listing = store::list(work.root(), true)
+                .doing(|| "cannot look at what was copied".to_owned())?;
+            let unpacked = Unpacked {
+                report: notes::of_copied(copied),
+                unsettled: Unsettled::default(),
+            };
+            return Ok((unpacked, listing.digest(), listing.bytes));
         }
         let mut stream = blob.open(Arc::clone(&self.read[number]), &self.request.limits)?;
         let watched = Watched {

@@ -223,7 +223,8 @@ impl ImageStore {
         Ok((found, damaged))
     }
 
-    /// Gives an image its name; returns the image that had the name before.
+    /// Gives an image its name, once all that was written before is on the disk: what has a name after a power cut is whole. The name
+    /// itself may be lost. Returns the image that had the name before.
     ///
     /// # Errors
     /// The record cannot be written.
@@ -235,7 +236,7 @@ impl ImageStore {
         let file = record::file_name(&image.name);
         // A damaged one is replaced as well.
         let before = self.image(&image.name).ok().flatten();
-        self.write_whole(&self.subdirectory(IMAGES)?, &file, &text)
+        self.write_whole(&self.subdirectory(IMAGES)?, &file, &text, true)
             .map_err(|cause| self.because_full(what(), cause))?;
         Ok(before)
     }
@@ -300,12 +301,18 @@ impl ImageStore {
         let blobs = self.subdirectory(BLOBS)?;
         self.make_directory(&blobs, digest.algorithm())?;
         let place = self.subdirectory(&format!("{BLOBS}/{}", digest.algorithm()))?;
-        self.write_whole(&place, digest.hex(), content)
+        self.write_whole(&place, digest.hex(), content, false)
             .map_err(|cause| self.because_full(format!("cannot keep the blob {digest}"), cause))
     }
 
-    /// Writes a file beneath `tmp/`, and gives it its place once it is on the disk.
-    fn write_whole(&self, place: &OwnedFd, name: &str, content: &[u8]) -> sys::Result<()> {
+    /// Writes a file beneath `tmp/`, and gives it its place; `sync`: once all of the filesystem is on the disk.
+    fn write_whole(
+        &self,
+        place: &OwnedFd,
+        name: &str,
+        content: &[u8],
+        sync: bool,
+    ) -> sys::Result<()> {
         let tmp = self
             .subdirectory(TMP)
             .map_err(|_| sys::Error::new("openat", format!("{TMP:?}"), libc::ENOENT))?;
@@ -320,12 +327,10 @@ impl ImageStore {
                 Err(e) => return Err(sys::Error::new("openat", format!("{draft:?}, O_CREAT"), e)),
             }
         };
-        let written = file
-            .try_clone()
-            .map_err(|e| sys::Error::new("fcntl", "F_DUPFD_CLOEXEC", e))
-            .and_then(|copy| sys::path::write_all(copy, content, Path::new(&draft)))
-            .and_then(|()| {
-                rustix::fs::fdatasync(&file).map_err(|e| sys::Error::new("fdatasync", &draft, e))
+        let written = sys::path::write_all(file, content, Path::new(&draft))
+            .and_then(|()| match sync {
+                true => rustix::fs::syncfs(&tmp).map_err(|e| sys::Error::new("syncfs", "tmp", e)),
+                false => Ok(()),
             })
             .and_then(|()| {
                 rustix::fs::renameat(&tmp, &draft, place, name)

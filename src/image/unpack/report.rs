@@ -17,6 +17,9 @@ pub struct Report {
     /// Devices, which became empty files.
     #[serde(default, skip_serializing_if = "Names::is_empty")]
     pub devices: Names,
+    /// Sockets, which were left out: only a directory has some.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub sockets: Names,
     /// Extended attributes that were not taken: how many files had each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub xattrs: BTreeMap<String, u64>,

@@ -72,7 +72,12 @@ fn check(converted: &Converted, image: &ImageConfig) {
     let bundle = Bundle::parse(PathBuf::from("/bundle"), text.into())
         .unwrap_or_else(|error| panic!("{error}"));
     assert!(bundle.warnings.is_empty(), "{:?}", bundle.warnings);
-    for Note { property, reason, remedy } in &converted.notes {
+    for Note {
+        property,
+        reason,
+        remedy,
+    } in &converted.notes
+    {
         for text in [property, reason, remedy] {
             assert_printable(text);
             assert!(!text.is_empty());
@@ -94,14 +99,25 @@ fn check(converted: &Converted, image: &ImageConfig) {
     for entry in process["env"].as_array().unwrap() {
         let entry = entry.as_str().unwrap();
         let default = entry.starts_with("PATH=/usr/local/sbin:");
-        assert!(default || image.config.env.iter().any(|own| own == entry), "{entry:?}");
+        assert!(
+            default || image.config.env.iter().any(|own| own == entry),
+            "{entry:?}"
+        );
     }
-    let args: Vec<&String> = image.config.entrypoint.iter().chain(&image.config.cmd).collect();
+    let args: Vec<&String> = image
+        .config
+        .entrypoint
+        .iter()
+        .chain(&image.config.cmd)
+        .collect();
     assert_eq!(process["args"], serde_json::json!(args));
     let sets = process["capabilities"].as_object().unwrap();
     assert_eq!(sets.len(), if process["user"]["uid"] == 0 { 3 } else { 1 });
     let mounts = converted.config["mounts"].as_array().unwrap();
-    assert!(mounts.iter().all(|mount| mount["type"] != "bind"), "a bind of the host's");
+    assert!(
+        mounts.iter().all(|mount| mount["type"] != "bind"),
+        "a bind of the host's"
+    );
 }
 
 /// Digits are the id that they say; a name is in a line that has the id.
@@ -128,7 +144,11 @@ fn check_id(found: &Value, text: &str, file: &Value) {
     if text.is_empty() {
         assert_eq!(found, 0);
     } else if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        assert_eq!(text.trim_start_matches('0').parse().unwrap_or(0), found, "{text:?}");
+        assert_eq!(
+            text.trim_start_matches('0').parse().unwrap_or(0),
+            found,
+            "{text:?}"
+        );
     } else {
         let lines = file.as_str().unwrap().split('\n');
         let mut lines = lines.map(|line| line.split(':').collect::<Vec<_>>());
