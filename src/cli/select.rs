@@ -14,7 +14,7 @@ pub(super) fn each_matching(
     verb: &str,
     mut act: impl FnMut(&str) -> Result<()>,
 ) -> Result<u8> {
-    let expression = regex_lite::RegexBuilder::new(pattern)
+    let expression = regex::RegexBuilder::new(pattern)
         .size_limit(MAX_COMPILED)
         .build()
         .map_err(|error| {
