@@ -45,6 +45,15 @@ pub fn mount_points(config: &Value) -> Vec<MountPoint> {
     mounts.chain(cwd).collect()
 }
 
+/// The directories of an image's volumes, which have to be there.
+pub fn volumes(directories: &[String]) -> Vec<MountPoint> {
+    let point = |path: &String| MountPoint {
+        path: PathBuf::from(path),
+        directory: true,
+    };
+    directories.iter().map(point).collect()
+}
+
 /// Makes those of `points` that `image` lacks in the directory `base`, which is empty or a copy of the image; whether there were any.
 ///
 /// # Errors

@@ -192,6 +192,7 @@ impl<'a> Copier<'a> {
     fn enter(&mut self, directory: Found) -> Result<Frame> {
         let path = directory.path.clone();
         let to = self.open(&path).doing(|| cannot_copy(&path))?;
+        let from = self.open_original(&directory)?;
         let mut todo = Vec::new();
         for name in self.merged.list(&directory)? {
             // A whiteout, which hides nothing else.
@@ -208,7 +209,6 @@ impl<'a> Copier<'a> {
             }
         }
         self.check_owner(&directory)?;
-        let from = directory.open().doing(|| cannot_copy(&path))?;
         let xattrs = attributes::read(&from, self.taken()).doing(|| cannot_copy(&path))?;
         if xattrs.incomplete {
             self.copied.without_xattrs.add(&path);
@@ -239,7 +239,10 @@ impl<'a> Copier<'a> {
                 return Ok(());
             }
             _ if self.link(found, to, name).doing(cannot)? => {}
-            FileType::RegularFile => self.copy_regular(found, to, name).doing(cannot)?,
+            FileType::RegularFile => {
+                let from = self.open_original(found)?;
+                self.copy_regular(found, &from, to, name).doing(cannot)?;
+            }
             FileType::Symlink => {
                 let target = found.target().doing(cannot)?;
                 rustix::fs::symlinkat(&target, to, name)
@@ -266,14 +269,19 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn copy_regular(&mut self, found: &Found, to: &OwnedFd, name: &OsStr) -> sys::Result<()> {
-        let from = found.open()?;
+    fn copy_regular(
+        &mut self,
+        found: &Found,
+        from: &OwnedFd,
+        to: &OwnedFd,
+        name: &OsStr,
+    ) -> sys::Result<()> {
         let file = create(to, name)?;
         let size = u64::try_from(found.stat.st_size).unwrap_or_default();
         let sparse = found.stat.st_blocks * 512 < found.stat.st_size;
-        self.content.copy(&from, &file, size, sparse)?;
+        self.content.copy(from, &file, size, sparse)?;
         self.copied.bytes += size;
-        let xattrs = attributes::read(&from, self.taken())?;
+        let xattrs = attributes::read(from, self.taken())?;
         if xattrs.incomplete {
             self.copied.without_xattrs.add(&found.path);
         }
@@ -380,6 +388,19 @@ impl<'a> Copier<'a> {
             }
             _ => Some(owner),
         }
+    }
+
+    /// Opens what is to be copied.
+    fn open_original(&self, found: &Found) -> Result<OwnedFd> {
+        found.open().map_err(|cause| {
+            let denied = self.owners.is_some() && cause.is(libc::EACCES);
+            let error = Error::new(cannot_copy(&found.path)).because(cause);
+            if denied {
+                error.hint("only its owner may read it: let it be readable, or import the image from an archive")
+            } else {
+                error
+            }
+        })
     }
 
     /// Opens a directory of the copy.
