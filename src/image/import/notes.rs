@@ -93,7 +93,7 @@ pub fn of_reports<'a>(reports: impl Iterator<Item = &'a Report>) -> Vec<Note> {
                 "extended attributes were not taken, of so many files: {}{more}",
                 shown.join(", ")
             ),
-            "nothing, most often: only user.* and file capabilities mean something in a container",
+            "nothing, most often: what means something in a container is taken, user.*, file capabilities, and ACLs but for those of `tar --acls`, which are of names",
         ));
     }
     notes
