@@ -9,12 +9,13 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 
-use super::Owners;
 use super::merged::{Found, Merged, duplicate};
+use super::{Names, Owners};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
@@ -38,39 +39,13 @@ pub struct Copied {
     /// Whether all files that have content share it with the original (ioctl_ficlone(2)), so that no room was needed.
     pub reflinked: bool,
     /// Devices, which became empty files.
-    pub devices: Listed,
+    pub devices: Names,
     /// Sockets, which were left out: nobody would answer.
-    pub sockets: Listed,
+    pub sockets: Names,
     /// Files whose owner is not the original's.
     pub squashed: u64,
     /// Files with extended attributes that could not be kept.
-    pub without_xattrs: Listed,
-}
-
-/// Some names, and how many more there are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Listed {
-    /// The first hundred.
-    pub first: Vec<String>,
-    /// How many more.
-    pub more: u64,
-}
-
-impl Listed {
-    const MOST: usize = 100;
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.first.is_empty()
-    }
-
-    fn add(&mut self, path: &Path) {
-        if self.first.len() < Self::MOST {
-            self.first.push(path.to_string_lossy().into_owned());
-        } else {
-            self.more += 1;
-        }
-    }
+    pub without_xattrs: Names,
 }
 
 /// Copies what `layers`, topmost first, are together into the empty directory `destination`: owners, modes, times, extended
@@ -211,7 +186,7 @@ impl<'a> Copier<'a> {
         self.check_owner(&directory)?;
         let xattrs = attributes::read(&from, self.taken()).doing(|| cannot_copy(&path))?;
         if xattrs.incomplete {
-            self.copied.without_xattrs.add(&path);
+            self.copied.without_xattrs.add(bytes(&path));
         }
         Ok(Frame {
             path,
@@ -235,7 +210,7 @@ impl<'a> Copier<'a> {
         let cannot = || cannot_copy(&found.path);
         match found.kind() {
             FileType::Socket => {
-                self.copied.sockets.add(&found.path);
+                self.copied.sockets.add(bytes(&found.path));
                 return Ok(());
             }
             _ if self.link(found, to, name).doing(cannot)? => {}
@@ -256,7 +231,7 @@ impl<'a> Copier<'a> {
                     .doing(cannot)?;
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
-                self.copied.devices.add(&found.path);
+                self.copied.devices.add(bytes(&found.path));
                 create(to, name)
                     .and_then(|file| self.give(&file, &found.path, &found.stat, &[]))
                     .doing(cannot)?;
@@ -283,7 +258,7 @@ impl<'a> Copier<'a> {
         self.copied.bytes += size;
         let xattrs = attributes::read(from, self.taken())?;
         if xattrs.incomplete {
-            self.copied.without_xattrs.add(&found.path);
+            self.copied.without_xattrs.add(bytes(&found.path));
         }
         self.give(&file, &found.path, &found.stat, &xattrs.list)
     }
@@ -358,7 +333,7 @@ impl<'a> Copier<'a> {
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
             .map_err(|e| sys::Error::new("fchmod", format!("fd, {mode:o}"), e))?;
         if !attributes::write(file, xattrs)? {
-            self.copied.without_xattrs.add(path);
+            self.copied.without_xattrs.add(bytes(path));
         }
         rustix::fs::futimens(file, &attributes::times(stat))
             .map_err(|e| sys::Error::new("futimens", "fd", e))
@@ -421,6 +396,10 @@ fn create(directory: &OwnedFd, name: &OsStr) -> sys::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|e| sys::Error::new("openat", format!("{name:?}, O_CREAT|O_EXCL"), e))
+}
+
+fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
 }
 
 fn cannot_copy(path: &Path) -> String {
