@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Doing, Error, Result};
@@ -54,7 +54,7 @@ impl Place {
             Err(error) if error.is(libc::ENOENT) => None,
             opened => {
                 let there = opened.doing(what)?;
-                if !is_empty(&there).doing(what)? {
+                if !sys::path::names(&there).doing(what)?.is_empty() {
                     return Err(Error::new(format!("{path:?} is not empty"))
                         .hint("name a directory that is not there yet"));
                 }
@@ -163,17 +163,6 @@ impl Making {
 
 fn cannot_make(path: &Path) -> String {
     format!("cannot make the directory {path:?}")
-}
-
-fn is_empty(directory: &OwnedFd) -> sys::Result<bool> {
-    let error = |e| sys::Error::new("getdents64", "directory", e);
-    for entry in Dir::read_from(directory).map_err(error)? {
-        let entry = entry.map_err(error)?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn stat(directory: &OwnedFd) -> sys::Result<rustix::fs::Stat> {
