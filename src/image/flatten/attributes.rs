@@ -88,12 +88,16 @@ pub(super) fn write(to: &OwnedFd, xattrs: &[(OsString, Vec<u8>)]) -> sys::Result
         match rustix::fs::fsetxattr(to, name.as_os_str(), value, XattrFlags::empty()) {
             Ok(()) => {}
             Err(Errno::OPNOTSUPP | Errno::PERM) => all = false,
-            // It names ids that are none in this user namespace.
-            Err(Errno::INVAL) if name.as_bytes().starts_with(b"system.posix_acl_") => all = false,
+            // It is of ids that are none in this user namespace.
+            Err(Errno::INVAL) if is_of_ids(name) => all = false,
             Err(e) => return Err(sys::Error::new("fsetxattr", format!("fd, {name:?}"), e)),
         }
     }
     Ok(all)
+}
+
+fn is_of_ids(name: &OsStr) -> bool {
+    name == "security.capability" || name.as_bytes().starts_with(b"system.posix_acl_")
 }
 
 pub(super) fn times(stat: &Stat) -> Timestamps {
