@@ -200,6 +200,26 @@ fn a_volume_that_the_image_lacks_is_there_and_writable() {
         let expected = format!("written\nwritten\n{mounts}\n");
         assert_eq!(ran.out, expected, "{options:?}: {ran:?}");
     }
+    // Whatever the caller's umask, they are no one user's alone.
+    for options in [&[][..], &["--copy"]] {
+        let words = [
+            &["run", "--image", "i", "-u", "33"],
+            options,
+            &["c", "/bin/ls", "-d", "/made/here/."],
+        ];
+        let command = image.command(&words.concat());
+        let mut strict = Command::new("sh");
+        strict.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+        strict.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => strict.env(name, value),
+                None => strict.env_remove(name),
+            };
+        }
+        let out = spawn(&mut strict, b"").wait().ok();
+        assert_eq!(out, "/made/here/.\n", "{options:?}");
+    }
     let layers = fs::read_dir(image.fixture.path("store/layers")).unwrap();
     for layer in layers {
         let root = layer.unwrap().path().join("root");
