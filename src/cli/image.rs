@@ -1,11 +1,13 @@
 //! `image`: what is done to images; each verb has a file of its own.
 
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::host::{HostFacts, Joinable};
+use crate::image::flatten::Copied;
 use crate::image::store::{ImageRecord, ImageStore};
 use crate::log::Log;
+use crate::plan::{self, Note};
 use crate::state::Store;
-use crate::{plan, userns};
+use crate::{sys, userns};
 
 use super::{Global, print};
 
@@ -119,6 +121,35 @@ pub(super) fn find(global: &Global, name: &str) -> Result<(ImageStore, ImageReco
 fn missing(name: &str) -> Error {
     Error::new(format!("image {name:?} does not exist"))
         .hint("`lodger image list` lists those that do; `lodger image import SOURCE NAME` adds one")
+}
+
+/// Whether the store is another user's, whose ids the caller does not have.
+pub(super) fn is_foreign(store: &ImageStore) -> Result<bool> {
+    let stat = rustix::fs::fstat(store.directory())
+        .map_err(|e| sys::Error::new("fstat", "image store", e))
+        .doing(|| format!("cannot examine the image store {:?}", store.path()))?;
+    Ok(stat.st_uid != sys::cred::uid())
+}
+
+/// What there is to say of a copy of an image's files.
+pub(super) fn notes_of_copy(copied: &Copied) -> Vec<Note> {
+    let lost = &copied.without_xattrs;
+    let lost = (!lost.is_empty()).then(|| {
+        let first = lost.first.first().map_or("", String::as_str);
+        Note::new(
+            "/root",
+            format!("extended attributes could not be kept, first of \"/{first}\""),
+            "make the copy on a filesystem that has them, of an image that you have imported yourself",
+        )
+    });
+    let squashed = (copied.squashed > 0).then(|| {
+        Note::new(
+            "/root",
+            format!("{} files are yours that were others'", copied.squashed),
+            "import the image yourself, with subordinate ids, to have their owners",
+        )
+    });
+    lost.into_iter().chain(squashed).collect()
 }
 
 /// Enters the outer user namespace, in which files of subordinate ids are the caller's.

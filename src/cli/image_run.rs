@@ -12,7 +12,6 @@ use super::spec::Config;
 use super::{Global, image, remnants};
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
-use crate::image::base::MountPoint;
 use crate::image::config::{Asked, AskedMount, Converted, ImageConfig, convert};
 use crate::image::containers::{ContainerNote, Writable};
 use crate::image::merged::Merged;
@@ -22,8 +21,10 @@ use crate::plan::{self, Note, Outer, Plan, RootLayers, RootUpper};
 use crate::state::{ImageUse, Store};
 use crate::sys;
 
-/// Marks a copy of the image that is complete.
+/// Marks a copy of the image that is complete; in it is what there is to say of it.
 const COPIED: &str = "copied";
+/// The most that is read of it, in bytes.
+const NOTES_LIMIT: usize = 64 << 10;
 
 /// What a container gets from its image.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub(super) fn prepare(
         .asked(id, common.args(), common.tty, setgroups)?;
     let upper = common.image.upper();
     let mut notes = Vec::new();
-    if !image.is_foreign()? {
+    if !image::is_foreign(&image.store)? {
         image.require_owners(facts).map_err(|e| e.within(what()))?;
     } else if !upper.copy {
         notes.extend((!asked.read_only).then(|| foreign_note(&image.store)));
@@ -207,16 +208,29 @@ impl FromImage {
             return Ok(());
         }
         let layers = image.store.open_layers(&image.record)?;
+        // Nobody can give away what she has to ids that are another user's.
+        let squashed = image::is_foreign(&image.store)?;
         let work = || {
             // Half a copy may lie there.
             remove::tree(self.writable.directory(), OsStr::new("rootfs")).doing(what)?;
             self.writable.make_directory("rootfs")?;
             let rootfs = self.open("rootfs")?;
-            flatten::layers(&layers, &rootfs)?;
-            base::fill(&rootfs, &image.layers, &volumes(directories)).map(drop)
+            let copied = if squashed {
+                flatten::layers_squashed(&layers, &rootfs, sys::cred::uid(), sys::cred::gid())?
+            } else {
+                flatten::layers(&layers, &rootfs)?
+            };
+            base::fill(&rootfs, &image.layers, &base::volumes(directories))?;
+            let notes = serde_json::to_vec(&image::notes_of_copy(&copied))
+                .map_err(|e| Error::new(what()).because(e))?;
+            self.writable.write(COPIED, &notes)
         };
         remnants::in_outer(state, what, work)?;
-        self.writable.write(COPIED, b"")?;
+        let notes = Path::new(COPIED);
+        let notes = sys::path::read_regular_at(self.writable.directory(), notes, NOTES_LIMIT);
+        let notes: Vec<Note> = serde_json::from_slice(&notes.doing(what)?)
+            .map_err(|e| Error::new(what()).because(e))?;
+        self.notes.extend(notes);
         self.notes.push(Note::new(
             "/root",
             format!("the root filesystem is a copy of the image: {why}"),
@@ -281,7 +295,7 @@ impl FromImage {
         upper: &RootUpper,
     ) -> Result<Option<PathBuf>> {
         let readonly = *upper == RootUpper::None;
-        let mut points = volumes(&converted.directories);
+        let mut points = base::volumes(&converted.directories);
         if readonly {
             points.extend(base::mount_points(&converted.config));
         }
@@ -325,23 +339,6 @@ impl Image {
             ),
         )
     }
-
-    /// Whether its files are another user's, so that nobody in the container can change them.
-    fn is_foreign(&self) -> Result<bool> {
-        let stat = rustix::fs::fstat(self.store.directory())
-            .map_err(|e| sys::Error::new("fstat", "image store", e))
-            .doing(|| format!("cannot examine the image store {:?}", self.store.path()))?;
-        Ok(stat.st_uid != sys::cred::uid())
-    }
-}
-
-/// The directories of an image's volumes, which have to be there.
-fn volumes(directories: &[String]) -> Vec<MountPoint> {
-    let point = |path: &String| MountPoint {
-        path: PathBuf::from(path),
-        directory: true,
-    };
-    directories.iter().map(point).collect()
 }
 
 /// A place for what programs write in passing, where the root filesystem is read-only, as podman gives one.

@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde_json::Value;
 
@@ -43,6 +43,15 @@ pub fn mount_points(config: &Value) -> Vec<MountPoint> {
         directory: true,
     });
     mounts.chain(cwd).collect()
+}
+
+/// The directories of an image's volumes, which have to be there.
+pub fn volumes(directories: &[String]) -> Vec<MountPoint> {
+    let point = |path: &String| MountPoint {
+        path: PathBuf::from(path),
+        directory: true,
+    };
+    directories.iter().map(point).collect()
 }
 
 /// Makes those of `points` that `image` lacks in the directory `base`, which is empty or a copy of the image; whether there were any.
@@ -89,14 +98,16 @@ fn make(base: &OwnedFd, path: &Path, directory: bool) -> sys::Result<()> {
     let mut components = path.components().peekable();
     while let Some(component) = components.next() {
         place.push(component);
-        let made = if directory || components.peek().is_some() {
-            let mode = Mode::from_raw_mode(0o755);
+        let is_directory = directory || components.peek().is_some();
+        let mode = Mode::from_raw_mode(if is_directory { 0o755 } else { 0o644 });
+        let made = if is_directory {
             rustix::fs::mkdirat(base, &place, mode)
         } else {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            rustix::fs::openat(base, &place, flags, Mode::from_raw_mode(0o644)).map(drop)
+            rustix::fs::openat(base, &place, flags, mode).map(drop)
         };
-        match made {
+        // Whatever the umask, all users of the container may go there.
+        match made.and_then(|()| rustix::fs::chmodat(base, &place, mode, AtFlags::empty())) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(sys::Error::new("mkdirat", format!("{place:?}"), e)),
         }

@@ -181,7 +181,9 @@ pub fn all(store: &OwnedFd, path: &Path) -> Result<Vec<Found>> {
             Err(error) if error.is(nix::libc::ENOENT) => continue,
             opened => opened.doing(what)?,
         };
-        for name in names(&parent).doing(what)? {
+        let mut names = sys::path::names(&parent).doing(what)?;
+        names.sort();
+        for name in names {
             let path = path.join(kind).join(&name);
             let Ok(fd) = open(&parent, &name) else {
                 continue;
@@ -268,18 +270,4 @@ fn open(parent: impl AsFd, name: &str) -> sys::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
         .map_err(|e| sys::Error::new("openat", format!("{name:?}, O_DIRECTORY"), e))
-}
-
-fn names(directory: &OwnedFd) -> sys::Result<Vec<String>> {
-    let error = |e| sys::Error::new("getdents64", "containers of the store", e);
-    let mut names = Vec::new();
-    for item in rustix::fs::Dir::read_from(directory).map_err(error)? {
-        let item = item.map_err(error)?;
-        let name = item.file_name().to_string_lossy().into_owned();
-        if name != "." && name != ".." {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
 }

@@ -9,12 +9,13 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 
-use super::Owners;
 use super::merged::{Found, Merged, duplicate};
+use super::{Names, Owners};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
@@ -38,39 +39,13 @@ pub struct Copied {
     /// Whether all files that have content share it with the original (ioctl_ficlone(2)), so that no room was needed.
     pub reflinked: bool,
     /// Devices, which became empty files.
-    pub devices: Listed,
+    pub devices: Names,
     /// Sockets, which were left out: nobody would answer.
-    pub sockets: Listed,
+    pub sockets: Names,
     /// Files whose owner is not the original's.
     pub squashed: u64,
     /// Files with extended attributes that could not be kept.
-    pub without_xattrs: Listed,
-}
-
-/// Some names, and how many more there are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Listed {
-    /// The first hundred.
-    pub first: Vec<String>,
-    /// How many more.
-    pub more: u64,
-}
-
-impl Listed {
-    const MOST: usize = 100;
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.first.is_empty()
-    }
-
-    fn add(&mut self, path: &Path) {
-        if self.first.len() < Self::MOST {
-            self.first.push(path.to_string_lossy().into_owned());
-        } else {
-            self.more += 1;
-        }
-    }
+    pub without_xattrs: Names,
 }
 
 /// Copies what `layers`, topmost first, are together into the empty directory `destination`: owners, modes, times, extended
@@ -192,6 +167,7 @@ impl<'a> Copier<'a> {
     fn enter(&mut self, directory: Found) -> Result<Frame> {
         let path = directory.path.clone();
         let to = self.open(&path).doing(|| cannot_copy(&path))?;
+        let from = self.open_original(&directory)?;
         let mut todo = Vec::new();
         for name in self.merged.list(&directory)? {
             // A whiteout, which hides nothing else.
@@ -208,10 +184,9 @@ impl<'a> Copier<'a> {
             }
         }
         self.check_owner(&directory)?;
-        let from = directory.open().doing(|| cannot_copy(&path))?;
         let xattrs = attributes::read(&from, self.taken()).doing(|| cannot_copy(&path))?;
         if xattrs.incomplete {
-            self.copied.without_xattrs.add(&path);
+            self.copied.without_xattrs.add(bytes(&path));
         }
         Ok(Frame {
             path,
@@ -235,11 +210,14 @@ impl<'a> Copier<'a> {
         let cannot = || cannot_copy(&found.path);
         match found.kind() {
             FileType::Socket => {
-                self.copied.sockets.add(&found.path);
+                self.copied.sockets.add(bytes(&found.path));
                 return Ok(());
             }
             _ if self.link(found, to, name).doing(cannot)? => {}
-            FileType::RegularFile => self.copy_regular(found, to, name).doing(cannot)?,
+            FileType::RegularFile => {
+                let from = self.open_original(found)?;
+                self.copy_regular(found, &from, to, name).doing(cannot)?;
+            }
             FileType::Symlink => {
                 let target = found.target().doing(cannot)?;
                 rustix::fs::symlinkat(&target, to, name)
@@ -253,7 +231,7 @@ impl<'a> Copier<'a> {
                     .doing(cannot)?;
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
-                self.copied.devices.add(&found.path);
+                self.copied.devices.add(bytes(&found.path));
                 create(to, name)
                     .and_then(|file| self.give(&file, &found.path, &found.stat, &[]))
                     .doing(cannot)?;
@@ -266,16 +244,21 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn copy_regular(&mut self, found: &Found, to: &OwnedFd, name: &OsStr) -> sys::Result<()> {
-        let from = found.open()?;
+    fn copy_regular(
+        &mut self,
+        found: &Found,
+        from: &OwnedFd,
+        to: &OwnedFd,
+        name: &OsStr,
+    ) -> sys::Result<()> {
         let file = create(to, name)?;
         let size = u64::try_from(found.stat.st_size).unwrap_or_default();
         let sparse = found.stat.st_blocks * 512 < found.stat.st_size;
-        self.content.copy(&from, &file, size, sparse)?;
+        self.content.copy(from, &file, size, sparse)?;
         self.copied.bytes += size;
-        let xattrs = attributes::read(&from, self.taken())?;
+        let xattrs = attributes::read(from, self.taken())?;
         if xattrs.incomplete {
-            self.copied.without_xattrs.add(&found.path);
+            self.copied.without_xattrs.add(bytes(&found.path));
         }
         self.give(&file, &found.path, &found.stat, &xattrs.list)
     }
@@ -350,7 +333,7 @@ impl<'a> Copier<'a> {
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
             .map_err(|e| sys::Error::new("fchmod", format!("fd, {mode:o}"), e))?;
         if !attributes::write(file, xattrs)? {
-            self.copied.without_xattrs.add(path);
+            self.copied.without_xattrs.add(bytes(path));
         }
         rustix::fs::futimens(file, &attributes::times(stat))
             .map_err(|e| sys::Error::new("futimens", "fd", e))
@@ -382,6 +365,19 @@ impl<'a> Copier<'a> {
         }
     }
 
+    /// Opens what is to be copied.
+    fn open_original(&self, found: &Found) -> Result<OwnedFd> {
+        found.open().map_err(|cause| {
+            let denied = self.owners.is_some() && cause.is(libc::EACCES);
+            let error = Error::new(cannot_copy(&found.path)).because(cause);
+            if denied {
+                error.hint("only its owner may read it: let it be readable, or import the image from an archive")
+            } else {
+                error
+            }
+        })
+    }
+
     /// Opens a directory of the copy.
     fn open(&self, path: &Path) -> sys::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -400,6 +396,10 @@ fn create(directory: &OwnedFd, name: &OsStr) -> sys::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|e| sys::Error::new("openat", format!("{name:?}, O_CREAT|O_EXCL"), e))
+}
+
+fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
 }
 
 fn cannot_copy(path: &Path) -> String {

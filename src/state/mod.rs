@@ -198,8 +198,8 @@ impl Store {
     /// The ids of all containers, sorted.
     pub fn ids(&self) -> Result<Vec<String>> {
         let mut ids = Vec::new();
-        for name in
-            names(&self.fd).doing(|| format!("cannot list the state directory {:?}", self.path))?
+        for name in sys::path::names(&self.fd)
+            .doing(|| format!("cannot list the state directory {:?}", self.path))?
         {
             if check_id(&name).is_ok() {
                 ids.push(name);
@@ -211,7 +211,7 @@ impl Store {
 
     fn clear(&self, entry: &Entry) -> Result<()> {
         let what = || format!("cannot clear the state of container {:?}", entry.id);
-        for name in names(&entry.fd).doing(what)? {
+        for name in sys::path::names(&entry.fd).doing(what)? {
             notify::remove(&entry.fd, &name).doing(what)?;
         }
         Ok(())
@@ -225,23 +225,6 @@ impl Store {
             .map_err(|e| sys::Error::new("rmdir", format!("{:?}", self.path.join(&entry.id)), e))
             .doing(what)
     }
-}
-
-/// The names in a directory, without `.` and `..`.
-fn names(dir: impl AsFd) -> sys::Result<Vec<String>> {
-    let error = |e| sys::Error::new("getdents64", "state directory", e);
-    let mut names = Vec::new();
-    for item in rustix::fs::Dir::read_from(dir).map_err(error)? {
-        let name = item
-            .map_err(error)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
-        if name != "." && name != ".." {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 fn unlink(dir: impl AsFd, name: &str) -> sys::Result<()> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-use super::{Entry, Store, names, unlink};
+use super::{Entry, Store, unlink};
 use crate::error::{Doing, Result};
 use crate::plan::notify::SOCKET;
 use crate::sys;
@@ -46,7 +46,7 @@ pub(super) fn remove(dir: &OwnedFd, name: &str) -> sys::Result<()> {
     match unlink(dir, name) {
         Err(error) if error.is(libc::EISDIR) => {
             let inner = open(dir, name)?;
-            for file in names(&inner)? {
+            for file in sys::path::names(&inner)? {
                 unlink(&inner, &file)?;
             }
             rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)

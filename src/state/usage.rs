@@ -133,7 +133,7 @@ fn huge_pages() -> Vec<String> {
     let Ok(directory) = sys::path::open_magic(Path::new("/sys/kernel/mm/hugepages")) else {
         return Vec::new();
     };
-    let names = super::names(&directory).unwrap_or_default();
+    let names = sys::path::names(&directory).unwrap_or_default();
     names
         .iter()
         .filter_map(|name| stats::huge_page_size(name))

@@ -106,6 +106,20 @@ fn read_all(fd: OwnedFd, path: &Path) -> Result<Vec<u8>> {
     }
 }
 
+/// The names in a directory, without `.` and `..`; of those that are no UTF-8, what can be shown.
+pub fn names(dir: impl AsFd) -> Result<Vec<String>> {
+    let error = |e| Error::new("getdents64", "directory", e);
+    let mut names = Vec::new();
+    for item in rustix::fs::Dir::read_from(dir).map_err(error)? {
+        let item = item.map_err(error)?;
+        let name = item.file_name().to_string_lossy();
+        if name != "." && name != ".." {
+            names.push(name.into_owned());
+        }
+    }
+    Ok(names)
+}
+
 /// Writes all of `content` to `fd`. `path` is for the message.
 pub fn write_all(fd: OwnedFd, content: &[u8], path: &Path) -> Result<()> {
     File::from(fd)

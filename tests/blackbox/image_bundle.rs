@@ -6,8 +6,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{spawn, which};
+use crate::harness::{skip, spawn, which};
 use crate::image_lab::{Images, assert_same, images_or_skip};
+use crate::tracing::{under_strace, works};
 
 /// Makes the program of a bundle this one.
 pub(crate) fn set_program(images: &Images, bundle: &str, args: &[&str]) {
@@ -110,4 +111,51 @@ fn a_failure_leaves_nothing() {
     }
     assert!(!images.path("new").exists());
     assert_eq!(fs::read_dir(images.path("empty")).unwrap().count(), 0);
+    assert_eq!(parts(&images), [""; 0]);
+}
+
+/// The names of bundles that are not complete.
+fn parts(images: &Images) -> Vec<String> {
+    let names = fs::read_dir(images.path("")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".part")).collect()
+}
+
+#[test]
+fn a_bundle_that_is_not_complete_is_not_at_its_place() {
+    let images = images_or_skip!();
+    if !works() {
+        skip!("strace is not installed, or may not trace");
+    }
+    images.import(&images.made("small"), "small");
+    // No setuid helper is called, which would lose its privilege under a tracer.
+    let neighbour = ["run", "-d", "--image", "small", "n", "sleep", "600"];
+    images.lodger(&neighbour).ok();
+    let command = images.command(&["image", "bundle", "small", "b"]);
+    let option = "--inject=mkdirat:signal=KILL:when=20";
+    let mut traced = under_strace(&["-f", option], &images.path("trace"), &command);
+    let ran = spawn(&mut traced, b"").wait();
+    let found = (ran.code, images.path("b").exists(), parts(&images));
+    images.lodger(&["delete", "-f", "n"]).ok();
+    assert_eq!(found, (137, false, vec![".b.part".to_owned()]), "{ran:?}");
+    // The next one removes it.
+    images.lodger(&["image", "bundle", "small", "b"]).ok();
+    assert_eq!(parts(&images), [""; 0]);
+    assert_same(&images.listed("b/rootfs"), &images.merged("small"), &[]);
+}
+
+#[test]
+fn the_program_is_what_comes_after_the_directory() {
+    let images = images_or_skip!();
+    images.import(&images.made("holes"), "holes");
+    let hint = "name one at the end of the command line";
+    images
+        .lodger(&["image", "bundle", "holes", "b"])
+        .fails(1, hint);
+    assert!(!images.path("b").exists());
+    let args = ["image", "bundle", "holes", "b", "/bin/prog", "-v", "--help"];
+    images.lodger(&args).ok();
+    let config = fs::read(images.path("b/config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["process"]["args"], json!(&args[4..]));
 }

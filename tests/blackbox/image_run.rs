@@ -181,6 +181,52 @@ fn directories_of_the_host_are_bound_and_volumes_stay_writable() {
     assert_eq!(ran.ok(), "");
 }
 
+/// Whatever the root filesystem is, the directories of volumes are in it, and the image stays as it is.
+#[test]
+fn a_volume_that_the_image_lacks_is_there_and_writable() {
+    lodger_only!("an image");
+    let config = json!({"Volumes": {"/made/here": {}, "/link/too": {}}});
+    let image = Image::new(&config, |root| {
+        std::os::unix::fs::symlink("/tmp", root.join("link")).unwrap();
+    });
+    let script = "for d in /made/here /tmp/too; do echo written >$d/file && cat $d/file; done; grep -c ' /made/here ' /proc/mounts";
+    for (options, mounts) in [
+        (&[][..], "0"),
+        (&["--read-only"], "1"),
+        (&["--copy"], "0"),
+        (&["--tmpfs-upper"], "0"),
+    ] {
+        let ran = image.run(options, &["/bin/sh", "-c", script]);
+        let expected = format!("written\nwritten\n{mounts}\n");
+        assert_eq!(ran.out, expected, "{options:?}: {ran:?}");
+    }
+    // Whatever the caller's umask, they are no one user's alone.
+    for options in [&[][..], &["--copy"]] {
+        let words = [
+            &["run", "--image", "i", "-u", "33"],
+            options,
+            &["c", "/bin/ls", "-d", "/made/here/."],
+        ];
+        let command = image.command(&words.concat());
+        let mut strict = Command::new("sh");
+        strict.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+        strict.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => strict.env(name, value),
+                None => strict.env_remove(name),
+            };
+        }
+        let out = spawn(&mut strict, b"").wait().ok();
+        assert_eq!(out, "/made/here/.\n", "{options:?}");
+    }
+    let layers = fs::read_dir(image.fixture.path("store/layers")).unwrap();
+    for layer in layers {
+        let root = layer.unwrap().path().join("root");
+        assert!(root.join("link").symlink_metadata().is_ok() && !root.join("made").exists());
+    }
+}
+
 /// CVE-2026-47262, CVE-2024-9676: a passwd file that never ends, that nobody writes to, or that is the host's.
 #[test]
 fn a_passwd_file_that_is_none_is_refused_or_never_the_hosts() {

@@ -187,6 +187,14 @@ fn other(images: &Images, args: &[&str]) -> Ran {
     within(&[&fixed, args].concat())
 }
 
+/// Lets everybody read the store, as README.md has it.
+fn open_to_all(images: &Images) {
+    let script = "cd store && chmod a+rx . layers layers/* && chmod -R a+rX images blobs && chmod a+r layers/*/layer.json";
+    let mut chmod = Command::new("/bin/sh");
+    chmod.args(["-euc", script]).current_dir(images.path(""));
+    spawn(&mut chmod, b"").wait().ok();
+}
+
 /// A store that everybody may read, and whose containers are somebody else's: only what they write is their own.
 #[test]
 fn another_user_runs_from_a_store_that_is_readable() {
@@ -199,11 +207,7 @@ fn another_user_runs_from_a_store_that_is_readable() {
         ran.code != 0 && ran.err.contains("Permission denied"),
         "{ran:?}"
     );
-    // As README.md has it.
-    let script = "cd store && chmod a+rx . layers layers/* && chmod -R a+rX images blobs && chmod a+r layers/*/layer.json";
-    let mut chmod = Command::new("/bin/sh");
-    chmod.args(["-euc", script]).current_dir(images.path(""));
-    spawn(&mut chmod, b"").wait().ok();
+    open_to_all(&images);
     assert_eq!(other(&images, &args).ok(), "NAME=small\n");
     // Of her files nothing can be changed, which is said.
     let script = "echo new >/srv/new || echo new >/dev/shm/new && cat /dev/shm/new";
@@ -218,4 +222,39 @@ fn another_user_runs_from_a_store_that_is_readable() {
     );
     assert!(other(&images, &["image", "list"]).ok().contains("small"));
     assert!(!images.merged("small").contains_key("srv/new"));
+}
+
+/// A copy of what is in somebody else's store belongs to who has made it. What she may not read is an error, and what she may not
+/// have is told.
+#[test]
+fn another_user_runs_a_copy_that_is_her_own() {
+    let images = images_or_skip!();
+    let script =
+        "umask 022; cd \"$0\"; mkdir -p open/bin open/etc; cp /bin/busybox open/bin/busybox
+        for name in sh stat; do ln -s busybox open/bin/$name; done; cp /bin/busybox open/bin/capable
+        chown -hR 33:33 open; setcap cap_net_raw+ep open/bin/capable
+        tar --xattrs --xattrs-include='*' -C open -cf open.tar .; rm -rf open";
+    within(&["sh", "-euc", script, &images.word("")]).ok();
+    images.import(&format!("rootfs:{}", images.word("open.tar")), "open");
+    images.import(&images.made("small"), "closed");
+    open_to_all(&images);
+    let script = "echo new >/etc/new; exec stat -c %u:%g /etc/new /bin/capable";
+    let run = |image: &str| {
+        let args = [
+            "run", "--copy", "--image", image, "c", "/bin/sh", "-c", script,
+        ];
+        other(&images, &args)
+    };
+    let ran = run("open").exits(0);
+    assert_eq!(ran.out, "0:0\n0:0\n");
+    for said in [
+        "files are yours that were others'",
+        "extended attributes could not be kept, first of \"/bin/capable\"",
+        "the root filesystem is a copy of the image: --copy asks for one",
+    ] {
+        assert!(ran.err.contains(said), "{said}: {ran:?}");
+    }
+    let ran = run("closed").fails(1, "cannot copy \"/");
+    assert!(ran.err.contains("only its owner may read it"), "{ran:?}");
+    assert!(!images.layers("open")[0].join("etc/new").exists());
 }

@@ -117,16 +117,24 @@ impl Tar {
 
     /// An extended header for what comes next.
     pub(crate) fn pax(self, records: &[(&str, &str)]) -> Tar {
-        let mut content = String::new();
+        let bytes = |(key, value): &(&str, &str)| ((*key).to_owned(), value.as_bytes().to_vec());
+        self.pax_bytes(&records.iter().map(bytes).collect::<Vec<_>>())
+    }
+
+    /// As [`Tar::pax`], with values that are no text.
+    pub(crate) fn pax_bytes(self, records: &[(String, Vec<u8>)]) -> Tar {
+        let mut content = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
             let mut length = rest + 1;
             while length != rest + length.to_string().len() {
                 length += 1;
             }
-            content.push_str(&format!("{length} {key}={value}\n"));
+            content.extend(format!("{length} {key}=").into_bytes());
+            content.extend(value);
+            content.push(b'\n');
         }
-        self.pax_text(&content)
+        self.put(b'x', "pax", "", &content)
     }
 
     /// An extended header with this text, whatever it is.

@@ -24,12 +24,13 @@ pub(super) fn args(config: &Execution, asked: &Asked) -> Result<Vec<String>> {
     };
     let args: Vec<String> = entrypoint.iter().chain(rest).cloned().collect();
     match args.first().map(String::as_str) {
-        Some("") => Err(Error::new("the name of its program is empty")
-            .hint("name another: after the id, or with --entrypoint")),
+        Some("") => Err(Error::new("the name of its program is empty").hint(
+            "name another: at the end of the command line, or for a container with --entrypoint",
+        )),
         Some(_) => Ok(args),
         None => Err(
             Error::new("it says no program (/config/Entrypoint, /config/Cmd)")
-                .hint("name one after the id"),
+                .hint("name one at the end of the command line"),
         ),
     }
 }

@@ -73,6 +73,8 @@ pub(super) fn read(from: &OwnedFd, taken: Taken) -> sys::Result<Xattrs> {
                 .list
                 .push((name.to_owned(), value[..length].to_vec())),
             Err(Errno::NODATA) => {}
+            // Capabilities that hold in another user namespace alone (capabilities(7)).
+            Err(Errno::OVERFLOW) => xattrs.incomplete = true,
             Err(e) => return Err(sys::Error::new("fgetxattr", format!("fd, {name:?}"), e)),
         }
     }
@@ -86,10 +88,16 @@ pub(super) fn write(to: &OwnedFd, xattrs: &[(OsString, Vec<u8>)]) -> sys::Result
         match rustix::fs::fsetxattr(to, name.as_os_str(), value, XattrFlags::empty()) {
             Ok(()) => {}
             Err(Errno::OPNOTSUPP | Errno::PERM) => all = false,
+            // It is of ids that are none in this user namespace.
+            Err(Errno::INVAL) if is_of_ids(name) => all = false,
             Err(e) => return Err(sys::Error::new("fsetxattr", format!("fd, {name:?}"), e)),
         }
     }
     Ok(all)
+}
+
+fn is_of_ids(name: &OsStr) -> bool {
+    name == "security.capability" || name.as_bytes().starts_with(b"system.posix_acl_")
 }
 
 pub(super) fn times(stat: &Stat) -> Timestamps {

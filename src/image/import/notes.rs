@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::image::flatten::{Copied, Listed};
-use crate::image::unpack::{Names, Report};
+use crate::image::Names;
+use crate::image::flatten::Copied;
+use crate::image::unpack::Report;
 use crate::plan::Note;
 
 /// How many names are in one note.
@@ -93,7 +94,7 @@ pub fn of_reports<'a>(reports: impl Iterator<Item = &'a Report>) -> Vec<Note> {
                 "extended attributes were not taken, of so many files: {}{more}",
                 shown.join(", ")
             ),
-            "nothing, most often: only user.* and file capabilities mean something in a container",
+            "nothing, most often: what means something in a container is taken, user.*, file capabilities, and ACLs but for those of `tar --acls`, which are of names",
         ));
     }
     notes
@@ -101,17 +102,13 @@ pub fn of_reports<'a>(reports: impl Iterator<Item = &'a Report>) -> Vec<Note> {
 
 /// What is said of a directory that was copied, as of a layer.
 pub(super) fn of_copied(copied: Copied) -> Report {
-    let names = |listed: Listed| Names {
-        first: listed.first,
-        more: listed.more,
-    };
-    let without = names(copied.without_xattrs).count();
+    let without = copied.without_xattrs.count();
     let mut report = Report {
         entries: copied.files,
         bytes: copied.bytes,
         squashed: copied.squashed,
-        devices: names(copied.devices),
-        sockets: names(copied.sockets),
+        devices: copied.devices,
+        sockets: copied.sockets,
         ..Report::default()
     };
     if without > 0 {

@@ -22,7 +22,7 @@ pub struct Records {
     pub gid: Option<u32>,
     /// `mtime`.
     pub mtime: Option<Time>,
-    /// `SCHILY.xattr.NAME` and `LIBARCHIVE.xattr.NAME`, decoded.
+    /// `SCHILY.xattr.NAME` and `LIBARCHIVE.xattr.NAME`, decoded; what is no attribute, but says as much, by its keyword.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// `GNU.sparse.*`.
     pub(super) sparse: Told,
@@ -80,6 +80,12 @@ impl Records {
             }
             // An attribute may well be empty: no deletion here.
             self.xattrs.insert(name, value);
+            return Ok(());
+        }
+        if keyword.starts_with("SCHILY.acl.") || keyword == "RHT.security.selinux" {
+            // Of users and groups it has the names of the machine that it was made on, so nobody can take it: it is to be told.
+            self.xattrs
+                .insert(keyword.as_bytes().to_vec(), value.to_vec());
             return Ok(());
         }
         match keyword {
@@ -336,6 +342,8 @@ mod tests {
             ("LIBARCHIVE.xattr.user.b%20%3d", b"AP8Q"),
             ("LIBARCHIVE.xattr.user.c", b"YQ"),
             ("LIBARCHIVE.xattr.user.d", b"YWI="),
+            ("SCHILY.acl.access", b"user:www:r--"),
+            ("SCHILY.fflags", b"nodump"),
         ] {
             text.extend(record(keyword, value));
         }
@@ -348,7 +356,8 @@ mod tests {
             .iter()
             .map(|(name, value)| (&name[..], &value[..]))
             .collect();
-        let expected: [(&[u8], &[u8]); 5] = [
+        let expected: [(&[u8], &[u8]); 6] = [
+            (b"SCHILY.acl.access", b"user:www:r--"),
             (b"user.a", b"\0=\n"),
             (b"user.b =", b"\0\xff\x10"),
             (b"user.c", b"a"),

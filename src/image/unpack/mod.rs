@@ -34,7 +34,7 @@ use journal::Journal;
 use parents::Parents;
 use trouble::{Tried, Trouble};
 
-pub use report::{Names, Report};
+pub use report::Report;
 pub use settle::settle;
 
 /// How a layer is unpacked.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::names::{MOST, Names, shown};
+
 /// What was unpacked, and what was not as the layer has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -30,39 +32,6 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Some names, and how many more there are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Names {
-    /// The first hundred.
-    pub first: Vec<String>,
-    /// How many more.
-    pub more: u64,
-}
-
-/// How many names, and of what length, are kept.
-const MOST: usize = 100;
-const LONGEST: usize = 256;
-
-impl Names {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.first.is_empty()
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> u64 {
-        self.more.saturating_add(self.first.len() as u64)
-    }
-
-    pub(super) fn add(&mut self, name: &[u8]) {
-        if self.first.len() < MOST {
-            self.first.push(shown(name));
-        } else {
-            self.more += 1;
-        }
-    }
-}
-
 impl Report {
     /// An extended attribute was not taken.
     pub(super) fn drop_xattr(&mut self, name: &[u8]) {
@@ -71,9 +40,4 @@ impl Report {
         let name = if known { name } else { "others".to_owned() };
         *self.xattrs.entry(name).or_default() += 1;
     }
-}
-
-fn shown(name: &[u8]) -> String {
-    let end = name.len().min(LONGEST);
-    String::from_utf8_lossy(&name[..end]).into_owned()
 }
