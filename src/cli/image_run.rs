@@ -199,12 +199,18 @@ impl FromImage {
             return Ok(());
         }
         let layers = image.store.open_layers(&image.record)?;
+        // Of another user's files the ids are not the caller's to give.
+        let foreign = image.is_foreign()?;
+        let (uid, gid) = (sys::cred::uid(), sys::cred::gid());
         let work = || {
             // Half a copy may lie there.
             remove::tree(self.writable.directory(), OsStr::new("rootfs")).doing(what)?;
             self.writable.make_directory("rootfs")?;
             let rootfs = self.open("rootfs")?;
-            flatten::layers(&layers, &rootfs)?;
+            match foreign {
+                true => flatten::layers_squashed(&layers, &rootfs, uid, gid)?,
+                false => flatten::layers(&layers, &rootfs)?,
+            };
             base::fill(&rootfs, &image.layers, &volumes(directories)).map(drop)
         };
         remnants::in_outer(state, what, work)?;
