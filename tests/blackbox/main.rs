@@ -53,6 +53,7 @@ mod hook_calls;
 mod hook_config;
 mod hook_failures;
 mod hooks;
+mod image_attacks;
 mod image_bundle;
 mod image_config;
 mod image_hostile;
