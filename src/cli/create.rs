@@ -244,7 +244,7 @@ fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     let facts = HostFacts::probe();
     // It may begin anew: nothing is made before.
     protect::against_overwriting(&facts, preserved.count)?;
-    let image = image_run::prepare(global, common, &facts)?;
+    let image = image_run::prepare(global, common, &facts, until == Until::Foreground)?;
     let made = make_from(image.as_ref(), (facts, preserved), (global, common), until);
     match image {
         Some(image) => made.map_err(|error| image.discard(global, error)),

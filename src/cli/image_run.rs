@@ -46,11 +46,13 @@ struct Image {
     layers: Merged,
 }
 
-/// Makes what the container gets from its image; `None`: it is made from a bundle.
+/// Makes what the container gets from its image; `None`: it is made from a bundle. `passing`: it is gone when this process ends,
+/// and nobody gets to see its bundle.
 pub(super) fn prepare(
     global: &Global,
     common: &Common,
     facts: &HostFacts,
+    passing: bool,
 ) -> Result<Option<FromImage>> {
     let Some(name) = common.image.image() else {
         return Ok(None);
@@ -108,7 +110,7 @@ pub(super) fn prepare(
         store: own.into_directory(),
         text: Vec::new(),
     };
-    match this.lay_out(&image, (&asked, upper), &converted, &state) {
+    match this.lay_out(&image, (&asked, upper), &converted, (&state, passing)) {
         Ok(()) => Ok(Some(this)),
         Err(error) => Err(this.discard(global, error.within(what()))),
     }
@@ -127,7 +129,11 @@ impl FromImage {
 
     /// Adds the root filesystem, and what there is to say about it, to the plan.
     pub(super) fn complete(&self, plan: &mut Plan) {
-        plan.root.layers.clone_from(&self.layers);
+        if self.layers.is_some() {
+            // The container's own directory is the place, in its own mount namespace: no other is made for it.
+            plan.root.path.clone_from(&self.used.directory);
+            plan.root.layers.clone_from(&self.layers);
+        }
         plan.notes.extend_from_slice(&self.notes);
     }
 
@@ -149,9 +155,8 @@ impl FromImage {
         image: &Image,
         (asked, upper): (&Asked, &Upper),
         converted: &Converted,
-        state: &Store,
+        (state, passing): (&Store, bool),
     ) -> Result<()> {
-        self.writable.make_directory("rootfs")?;
         self.notes.extend_from_slice(&converted.notes);
         if let Some(why) = self.copy_reason(asked, upper)? {
             self.copy(image, &converted.directories, state, &why)?;
@@ -163,7 +168,10 @@ impl FromImage {
         }
         self.text = serde_json::to_vec(&converted.config)
             .map_err(|e| Error::new("cannot write the config").because(e))?;
-        self.writable.write("config.json", &self.text)
+        if !passing {
+            self.writable.write("config.json", &self.text)?;
+        }
+        Ok(())
     }
 
     /// Why the root filesystem has to be a copy; `None`: it can be an overlay.

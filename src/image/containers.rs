@@ -1,8 +1,8 @@
 //! What containers change of their images: one directory each, in the caller's own store.
 //!
 //! `containers/ID-NUMBER` goes when the container is deleted, `kept/ID` stays for the next container of that id. In it are
-//! `container.json` (which container, of which layers: what `gc` goes by), the bundle (`config.json` and the empty directory `rootfs`
-//! where the overlay is mounted), `upper` and `work`, and `base` with the mount points that an image lacks.
+//! `container.json` (which container, of which layers: what `gc` goes by), `config.json` as in a bundle, `upper` and `work`, and
+//! `base` with what an image lacks; or `rootfs`, a copy. The overlay is mounted upon the directory itself, for the container alone.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};

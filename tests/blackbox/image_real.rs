@@ -221,7 +221,7 @@ fn root_filesystems_from_archives_and_directories() {
     let images = images_or_skip!();
     let base = &images.layer_blobs("small")[0];
     let script = "gzip -dc \"$0\" >root.tar; cp \"$0\" root.tar.gz
-        zstd -q root.tar; xz -k root.tar; mkdir root; tar -C root -x --exclude='./dev/?*' <root.tar";
+        zstd -q root.tar; xz -k root.tar; mkdir root; tar -C root -xp --exclude='./dev/?*' <root.tar";
     let mut shell = Command::new(which("sh"));
     shell
         .args(["-euc", script, base])

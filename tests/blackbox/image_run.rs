@@ -201,7 +201,7 @@ fn a_passwd_file_that_is_none_is_refused_or_never_the_hosts() {
     let huge = Image::new(&config, |root| {
         fs::File::create(passwd(&root))
             .unwrap()
-            .set_len(8 << 30)
+            .set_len(3 << 30)
             .unwrap();
     });
     huge.run(&[], &[]).fails(1, "/etc/passwd");

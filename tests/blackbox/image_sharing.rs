@@ -199,15 +199,11 @@ fn another_user_runs_from_a_store_that_is_readable() {
         ran.code != 0 && ran.err.contains("Permission denied"),
         "{ran:?}"
     );
+    // As README.md has it.
+    let script = "cd store && chmod a+rx . layers layers/* && chmod -R a+rX images blobs && chmod a+r layers/*/layer.json";
     let mut chmod = Command::new("/bin/sh");
-    let script = "chmod -R a+rX store/images store/blobs; find store/layers -maxdepth 1 -exec chmod a+rx {} +
-        find store/layers -maxdepth 2 -name layer.json -exec chmod a+r {} +; chmod a+rx store";
-    spawn(
-        chmod.args(["-euc", script]).current_dir(images.path("")),
-        b"",
-    )
-    .wait()
-    .ok();
+    chmod.args(["-euc", script]).current_dir(images.path(""));
+    spawn(&mut chmod, b"").wait().ok();
     assert_eq!(other(&images, &args).ok(), "NAME=small\n");
     // Of her files nothing can be changed, which is said.
     let script = "echo new >/srv/new || echo new >/dev/shm/new && cat /dev/shm/new";

@@ -202,10 +202,8 @@ setup_images() {
             return 1
         fi
         partial=$(mktemp -d "$cache/images-partial.XXXXXX")
-        cp -r "$work/oci" "$partial/"
-        chmod -R a+rX "$partial"
-        rm -rf "$work"
-        mv -T "$partial" "$images"
+        # Called where a failure does not end the shell.
+        cp -r "$work/oci" "$partial/" && chmod -R a+rX "$partial" && rm -rf "$work" && mv -T "$partial" "$images" || return 1
     fi
     touch "$images"
     find "$cache" -maxdepth 1 -name 'images-?*' -type d -mtime +14 -exec rm -rf {} +
