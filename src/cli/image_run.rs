@@ -85,7 +85,7 @@ pub(super) fn prepare(
     let converted = convert(&config, &asked, &image.layers).map_err(|e| e.within(what()))?;
     let note = ContainerNote {
         id: id.to_owned(),
-        state: state.path().to_owned(),
+        state: std::path::absolute(state.path()).map_err(|e| Error::new(what()).because(e))?,
         image: name.to_owned(),
         manifest: image.record.manifest.to_string(),
         layers: image

@@ -4,16 +4,18 @@
 //! are never written to: others share them.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde_json::Value;
 
-use super::merged::Merged;
+use super::merged::{Found, Merged, duplicate, open_at};
 use crate::error::{Doing, Result};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 /// A place that must be there before something is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,45 +74,70 @@ pub fn fill(base: &OwnedFd, image: &Merged, points: &[MountPoint]) -> Result<boo
 
 /// Where `path` is to be made; `None`: it is there. Links of the image are followed.
 fn missing(image: &Merged, path: &Path) -> Result<Option<PathBuf>> {
-    let mut place = PathBuf::new();
+    // Every name is looked up in what the one before is, not from the root: there may be many long paths.
+    let mut here = image.root()?;
     let mut components = path.components();
     while let Some(component) = components.next() {
-        match component {
-            Component::Normal(name) => match image.resolve(&place, Path::new(name), true)? {
-                Some(found) => place = found.path,
-                None => {
-                    place.push(name);
-                    // No `..` leads out of what is not there.
-                    place.extend(components.filter(|c| matches!(c, Component::Normal(_))));
-                    return Ok(Some(place));
-                }
-            },
-            Component::ParentDir => drop(place.pop()),
-            _ => {}
+        let place = here.as_ref().map_or(Path::new(""), |here| &here.path);
+        let found = match component {
+            Component::Normal(name) => child(image, here.as_ref(), name)?,
+            Component::ParentDir => image.lookup(place.parent().unwrap_or(place), false)?,
+            _ => continue,
+        };
+        if found.is_none() {
+            // No `..` leads out of what is not there.
+            let names = std::iter::once(component).chain(components);
+            let names = names.filter(|c| matches!(c, Component::Normal(_)));
+            return Ok(Some(place.components().chain(names).collect()));
         }
+        here = found;
     }
     Ok(None)
 }
 
-/// Makes `path` beneath `base`, in which are no links.
+/// What `name` means in `directory`, with the link followed that it may be.
+fn child(image: &Merged, directory: Option<&Found>, name: &OsStr) -> Result<Option<Found>> {
+    let Some(directory) = directory else {
+        return Ok(None);
+    };
+    match image.child(directory, name)? {
+        Some(link) if link.kind() == FileType::Symlink => {
+            image.resolve(&directory.path, Path::new(name), true)
+        }
+        found => Ok(found),
+    }
+}
+
+/// Makes `path` beneath `base`, and follows no link there: a copy of the image has those that lead to nothing in the image, and to
+/// anything on the host. Nothing is made behind one.
 fn make(base: &OwnedFd, path: &Path, directory: bool) -> sys::Result<()> {
-    let mut place = PathBuf::new();
-    let mut components = path.components().peekable();
-    while let Some(component) = components.next() {
-        place.push(component);
-        let is_directory = directory || components.peek().is_some();
+    let mut here = duplicate(base.as_fd())?;
+    let mut names = path.iter().peekable();
+    while let Some(name) = names.next() {
+        let is_directory = directory || names.peek().is_some();
         let mode = Mode::from_raw_mode(if is_directory { 0o755 } else { 0o644 });
         let made = if is_directory {
-            rustix::fs::mkdirat(base, &place, mode)
+            rustix::fs::mkdirat(&here, name, mode)
         } else {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            rustix::fs::openat(base, &place, flags, mode).map(drop)
+            rustix::fs::openat(&here, name, flags, mode).map(drop)
         };
         // Whatever the umask, all users of the container may go there.
-        match made.and_then(|()| rustix::fs::chmodat(base, &place, mode, AtFlags::empty())) {
+        match made.and_then(|()| rustix::fs::chmodat(&here, name, mode, AtFlags::empty())) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(sys::Error::new("mkdirat", format!("{place:?}"), e)),
+            Err(e) => return Err(sys::Error::new("mkdirat", format!("{name:?}"), e)),
         }
+        if names.peek().is_none() {
+            break;
+        }
+        let mut flags = OFlags::PATH | OFlags::DIRECTORY;
+        if is_on(Defence::LayerLinks) {
+            flags |= OFlags::NOFOLLOW;
+        }
+        here = match open_at(&here, name, flags) {
+            Err(error) if error.is(libc::ENOTDIR) => return Ok(()),
+            opened => opened?,
+        };
     }
     Ok(())
 }
@@ -150,5 +177,23 @@ mod tests {
         assert!(base.join("etc/resolv.conf").is_file());
         assert!(!base.join("var").exists());
         assert!(!image.join("proc").exists() && !place.path().join("b").exists());
+    }
+
+    #[test]
+    fn nothing_is_made_behind_a_link_of_a_copy() {
+        let place = tempfile::tempdir().unwrap();
+        let (copy, outside) = (place.path().join("copy"), place.path().join("outside"));
+        fs::create_dir(&copy).unwrap();
+        fs::create_dir(&outside).unwrap();
+        symlink(&outside, copy.join("absolute")).unwrap();
+        symlink("../outside", copy.join("relative")).unwrap();
+        fs::write(copy.join("file"), "x").unwrap();
+        let fd: OwnedFd = fs::File::open(&copy).unwrap().into();
+        for path in ["absolute/x", "relative/x/y", "file/x", "relative"] {
+            for directory in [true, false] {
+                make(&fd, Path::new(path), directory).unwrap();
+            }
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     }
 }

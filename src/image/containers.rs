@@ -8,10 +8,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::merged::stat_of;
 use crate::error::{Doing, Error, Result};
 use crate::state::Store;
 use crate::sys;
@@ -83,7 +84,7 @@ impl Writable {
         let Some(before) = read_note(&self.fd, &self.path)? else {
             return Ok(());
         };
-        if before.is_alive(&self.path)? {
+        if before.is_alive(&self.fd)? {
             return Err(
                 Error::new("a container has the changes that are kept under this id")
                     .because(format!("container {:?} in {:?}", before.id, before.state))
@@ -127,24 +128,28 @@ impl Writable {
 
     /// Whether `name` is in it.
     pub fn has(&self, name: &str) -> bool {
-        rustix::fs::statat(&self.fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// Writes the file `name` in it.
+    /// Writes the file `name` in it, or leaves what it was: of kept changes nobody would know which layers they are of.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let what = || format!("cannot write {:?}", self.path.join(name));
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|e| sys::Error::new("openat", format!("{name:?}, O_CREAT"), e))
+        let draft = format!("{name}.new");
+        let fd = rustix::fs::openat(&self.fd, &draft, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| sys::Error::new("openat", format!("{draft:?}, O_CREAT"), e))
             .doing(what)?;
-        sys::path::write_all(fd, content, Path::new(name)).doing(what)
+        sys::path::write_all(fd, content, Path::new(&draft)).doing(what)?;
+        rustix::fs::renameat(&self.fd, &draft, &self.fd, name)
+            .map_err(|e| sys::Error::new("renameat", format!("{draft:?}, {name:?}"), e))
+            .doing(what)
     }
 }
 
 impl ContainerNote {
-    /// Whether the container is there, and has what is at `path`.
-    fn is_alive(&self, path: &Path) -> Result<bool> {
+    /// Whether the container is there, and has `directory`: whatever the store was called when it was made.
+    fn is_alive(&self, directory: &OwnedFd) -> Result<bool> {
         let Some(state) = Store::open(Some(&self.state))? else {
             return Ok(false);
         };
@@ -152,7 +157,16 @@ impl ContainerNote {
             return Ok(false);
         };
         let image = entry.record()?.and_then(|record| record.image);
-        Ok(image.is_some_and(|image| image.directory == path))
+        let Some(image) = image else {
+            return Ok(false);
+        };
+        let what = || format!("cannot examine {:?}", image.directory);
+        let ours = stat_of(directory).doing(what)?;
+        match rustix::fs::statat(CWD, &image.directory, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok((stat.st_dev, stat.st_ino) == (ours.st_dev, ours.st_ino)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(sys::Error::new("fstatat", "AT_FDCWD, path", e)).doing(what),
+        }
     }
 }
 
@@ -191,7 +205,7 @@ pub fn all(store: &OwnedFd, path: &Path) -> Result<Vec<Found>> {
             let note = read_note(&fd, &path);
             let unlocked = lock(&fd).doing(what)?;
             let alive = match &note {
-                Ok(Some(note)) => note.is_alive(&path).unwrap_or(true),
+                Ok(Some(note)) => note.is_alive(&fd).unwrap_or(true),
                 Ok(None) => false,
                 Err(_) => true,
             };

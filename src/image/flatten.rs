@@ -11,6 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 
@@ -98,8 +99,19 @@ struct Copier<'a> {
     owners: Option<&'a Owners>,
     copied: Copied,
     content: content::Copier,
-    /// Where a file is that has more names: by device and inode, with how many names are to come.
-    links: HashMap<(u64, u64), (PathBuf, u64)>,
+    /// The directory whose files are being copied.
+    directory: Rc<Path>,
+    /// Where a file is that has more names: by device and inode.
+    links: HashMap<(u64, u64), First>,
+}
+
+/// The first name of a file that has more.
+struct First {
+    /// There may be very many files in a directory with a very long path.
+    directory: Rc<Path>,
+    name: Box<OsStr>,
+    /// How many names are to come.
+    more: u64,
 }
 
 /// A directory whose content is being copied.
@@ -121,6 +133,7 @@ impl<'a> Copier<'a> {
             owners,
             copied: Copied::default(),
             content: content::Copier::default(),
+            directory: Path::new("").into(),
             links: HashMap::new(),
         }
     }
@@ -168,6 +181,7 @@ impl<'a> Copier<'a> {
         let path = directory.path.clone();
         let to = self.open(&path).doing(|| cannot_copy(&path))?;
         let from = self.open_original(&directory)?;
+        self.directory = path.as_path().into();
         let mut todo = Vec::new();
         for name in self.merged.list(&directory)? {
             // A whiteout, which hides nothing else.
@@ -270,24 +284,30 @@ impl<'a> Copier<'a> {
             return Ok(false);
         }
         let key = (stat.st_dev, stat.st_ino);
-        let Some((path, more)) = self.links.get_mut(&key) else {
+        let Some(first) = self.links.get_mut(&key) else {
             #[allow(
                 clippy::useless_conversion,
                 reason = "the type is another on other machines"
             )]
             let more = u64::from(stat.st_nlink) - 1;
-            self.links.insert(key, (found.path.clone(), more));
+            let first = First {
+                directory: Rc::clone(&self.directory),
+                name: name.into(),
+                more,
+            };
+            self.links.insert(key, first);
             return Ok(false);
         };
-        let path = path.clone();
-        *more -= 1;
-        if *more == 0 {
+        first.more -= 1;
+        let (directory, first_name) = (Rc::clone(&first.directory), first.name.clone());
+        if first.more == 0 {
             self.links.remove(&key);
         }
-        let first = self.open(path.parent().unwrap_or(Path::new("")))?;
-        let first_name = path.file_name().unwrap_or_default();
-        rustix::fs::linkat(&first, first_name, to, name, AtFlags::empty())
-            .map_err(|e| sys::Error::new("linkat", format!("{path:?}, {name:?}"), e))?;
+        let there = self.open(&directory)?;
+        rustix::fs::linkat(&there, &*first_name, to, name, AtFlags::empty()).map_err(|e| {
+            let first = directory.join(&*first_name);
+            sys::Error::new("linkat", format!("{first:?}, {name:?}"), e)
+        })?;
         Ok(true)
     }
 

@@ -22,7 +22,8 @@ pub const OPAQUE: &str = "user.overlay.opaque";
 /// Symbolic links on one path, as the kernel has it (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
-/// Names on one path, those in links included. A path has 4096 bytes at most, and so has each link.
+/// Names on one path, those in links included, and those on the way to what `..` means. A path has 4096 bytes at most, and so has
+/// each link.
 const MOST_STEPS: usize = 4096;
 
 /// What the names of one directory may need together, in bytes.
@@ -253,6 +254,11 @@ impl Merged {
                 return Ok(None);
             }
             if name == ".." {
+                // The way there begins at the root.
+                steps += here.path.iter().count();
+                if steps > MOST_STEPS {
+                    return Err(sys::Error::new("openat", format!("{path:?}"), Errno::LOOP));
+                }
                 let Some(upper) = self.parent_of(&here.path)? else {
                     return Ok(None);
                 };

@@ -166,6 +166,19 @@ fn forty_links_are_followed_and_no_more() {
     assert!(read(&merged, "41").contains("ELOOP"));
 }
 
+/// A link that goes up and down again, deep in a tree: each time up begins at the root.
+#[test]
+fn going_up_counts_as_the_way_from_the_root() {
+    let deep = ["d"; 60].join("/");
+    let winding = |times: usize| format!("l link-{times} {deep}{}", "/../d".repeat(times));
+    let file = format!("f {deep}/file end");
+    let lines = [format!("d {deep}"), file, winding(3), winding(100)];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let (merged, _dirs) = layers(&[&lines]);
+    assert_eq!(read(&merged, "link-3/file"), "end");
+    assert!(read(&merged, "link-100/file").contains("ELOOP"));
+}
+
 #[test]
 fn what_is_read_is_regular_and_limited() {
     let long = format!("f long {}", "x".repeat(101));

@@ -3,13 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::beneath::RootDir;
 use super::filesystem::{self, Given};
 use crate::error::{Doing, Error, Result};
 use crate::plan::{Attributes, Layers, RootLayers, RootUpper};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 
 /// The directories within a tmpfs.
 const UPPER: &str = "upper";
@@ -30,9 +31,24 @@ pub(super) fn open(layers: &RootLayers) -> Result<Vec<OwnedFd>> {
 }
 
 fn open_directory(path: &PathBuf) -> Result<OwnedFd> {
-    sys::mount::open_path(path)
+    open_in_store(path)
         .doing(|| format!("cannot open the layer {path:?}"))
         .map_err(|e| e.hint("the store of images was changed: `lodger image verify` tells"))
+}
+
+/// Opens `STORE/layers/NAME/root`, or what a container has in `STORE/containers/NAME`. No link of the store is followed: it may be
+/// another user's, who is to give files of his own to containers, and not whatever the caller can reach.
+fn open_in_store(path: &Path) -> sys::Result<OwnedFd> {
+    let Some(store) = path.ancestors().nth(3) else {
+        return sys::mount::open_path(path);
+    };
+    let inside = path.strip_prefix(store).unwrap_or(path);
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let resolve = match is_on(Defence::StateDirectory) {
+        true => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        false => ResolveFlags::empty(),
+    };
+    sys::path::open_beneath(sys::mount::open_path(store)?, inside, flags, resolve)
 }
 
 /// Mounts the overlay at `place`, which is what `path` is.
@@ -112,4 +128,32 @@ fn on_tmpfs(size: Option<&str>, mode: u32, place: &OwnedFd, path: &Path) -> Resu
     let upper = make(UPPER, mode).doing(what)?;
     let work = make(WORK, 0o700).doing(what)?;
     Ok([upper, work])
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a store to open is made")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn no_link_of_a_store_is_a_layer() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        fs::create_dir_all(at("real/layers/a/root")).unwrap();
+        fs::create_dir_all(at("real/layers/b")).unwrap();
+        fs::create_dir_all(at("outside/root")).unwrap();
+        symlink(at("outside/root"), at("real/layers/b/root")).unwrap();
+        symlink(at("outside"), at("real/layers/c")).unwrap();
+        symlink("real", at("store")).unwrap();
+        let open = |name: &str| open_in_store(&at(name)).map(drop);
+        // What the store itself is called is the caller's affair.
+        assert!(open("real/layers/a/root").is_ok() && open("store/layers/a/root").is_ok());
+        for name in ["b", "c"] {
+            let error = open(&format!("store/layers/{name}/root")).unwrap_err();
+            assert!(error.is(libc::ELOOP), "{name}: {error}");
+        }
+    }
 }

@@ -49,6 +49,16 @@ pub fn read_regular_at(dir: impl AsFd, path: &Path, limit: usize) -> Result<Vec<
     read_limited(open_to_read(dir, path)?, path, limit)
 }
 
+/// As [`read_regular_at`], of a path beneath `dir` in which no link is followed.
+pub fn read_regular_beneath(dir: impl AsFd, path: &Path, limit: usize) -> Result<Vec<u8>> {
+    if !is_on(Defence::StateDirectory) {
+        return read_regular_at(dir, path, limit);
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    read_limited(open_beneath(dir, path, flags, resolve)?, path, limit)
+}
+
 /// Reads `fd`, a regular file, to its end; EFBIG when there is more than `limit` bytes. `path` is for the message.
 pub fn read_limited(fd: OwnedFd, path: &Path, limit: usize) -> Result<Vec<u8>> {
     /// Enough for most files of /proc and /etc in one read.

@@ -12,13 +12,13 @@ use crate::harness::{Fixture, Ran, lodger_only, spawn};
 use crate::weak::{Outcome, held_by};
 
 /// The image `i` in a store of its own: the fixture's root filesystem, and a config.
-struct Image {
-    fixture: Fixture,
+pub(crate) struct Image {
+    pub(crate) fixture: Fixture,
 }
 
 impl Image {
     /// An image whose config has `config`; `change` may change its files first.
-    fn new(config: &Value, change: impl FnOnce(PathBuf)) -> Image {
+    pub(crate) fn new(config: &Value, change: impl FnOnce(PathBuf)) -> Image {
         let image = Image {
             fixture: Fixture::with_own_root(),
         };
@@ -79,11 +79,11 @@ impl Image {
         .unwrap();
     }
 
-    fn lodger(&self, args: &[&str]) -> Ran {
+    pub(crate) fn lodger(&self, args: &[&str]) -> Ran {
         spawn(&mut self.command(args), b"").wait()
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.fixture.command(&[]);
         command
             .arg("--store")
@@ -93,7 +93,7 @@ impl Image {
     }
 
     /// `run` with these options, and with `args` after the id.
-    fn run(&self, options: &[&str], args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, options: &[&str], args: &[&str]) -> Ran {
         self.lodger(&[&["run", "--image", "i"], options, &["c"], args].concat())
     }
 }

@@ -54,6 +54,7 @@ mod hook_config;
 mod hook_failures;
 mod hooks;
 mod image_acls;
+mod image_attacks;
 mod image_bundle;
 mod image_config;
 mod image_hostile;

@@ -12,6 +12,7 @@ use crate::image::store::verify::{self as compare, Finding};
 use crate::image::store::{ImageRecord, ImageStore};
 use crate::log::Log;
 use crate::plan::Note;
+use crate::sys;
 
 /// Compare images with what was imported
 ///
@@ -61,6 +62,9 @@ pub(super) fn verify(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     }
     // Ids that are not the caller's have no numbers in the outer user namespace: stores of others come first.
     all.sort_by_key(|(store, _)| !store.is_readonly());
+    // A layer may be deeper than a process may usually have files open.
+    sys::process::raise_open_files()
+        .map_err(|cause| Error::new("cannot prepare this process").because(cause))?;
     let mut told = Vec::new();
     let mut copied = false;
     for (store, images) in &all {

@@ -180,11 +180,11 @@ impl ImageStore {
     pub fn layer(&self, id: &LayerId) -> Result<Option<LayerRecord>> {
         let what = || format!("cannot read the record of layer {id}");
         let path = format!("{LAYERS}/{id}/{LAYER_RECORD}");
-        let text = match sys::path::read_regular_at(self.directory(), Path::new(&path), MAX_RECORD)
-        {
-            Err(e) if e.is(libc::ENOENT) => return Ok(None),
-            read => read.doing(what)?,
-        };
+        let text =
+            match sys::path::read_regular_beneath(self.directory(), Path::new(&path), MAX_RECORD) {
+                Err(e) if e.is(libc::ENOENT) => return Ok(None),
+                read => read.doing(what)?,
+            };
         serde_json::from_slice(&text).map(Some).map_err(|error| {
             Error::new(what()).because(error).hint(format!(
                 "it is damaged: remove the images that have it, then run `lodger image gc`; it is in {:?}",

@@ -12,7 +12,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 
 use super::Digest;
 use crate::error::{Doing, Error, Result};
@@ -152,12 +152,15 @@ impl ImageStore {
 
     /// Waits until nobody has the lock for herself alone, and shares it: no layer or blob is removed until it is dropped. Of a
     /// store that is only read there may be no lock to be had: none is needed to read, and whoever removes from it must know
-    /// who uses it.
+    /// who uses it. Nor is it waited for there: its owner could keep it for ever.
     ///
     /// # Errors
     /// The file cannot be made or locked.
     pub fn lock_shared(&self) -> Result<StoreLock> {
-        self.lock(FlockOperation::LockShared)
+        self.lock(match self.readonly {
+            true => FlockOperation::NonBlockingLockShared,
+            false => FlockOperation::LockShared,
+        })
     }
 
     /// Waits until nobody else has the lock, and takes it for this process alone.
@@ -276,7 +279,7 @@ impl ImageStore {
         let what = || format!("cannot read the blob {digest}");
         let hint = "import the image again";
         let path = PathBuf::from(format!("{BLOBS}/{}/{}", digest.algorithm(), digest.hex()));
-        let content = sys::path::read_regular_at(&self.fd, &path, MAX_RECORD)
+        let content = sys::path::read_regular_beneath(&self.fd, &path, MAX_RECORD)
             .doing(what)
             .map_err(|e| e.hint(hint))?;
         let mut hasher = super::Hasher::like(digest);
@@ -353,8 +356,12 @@ impl ImageStore {
     /// It is not there.
     pub fn open_layer(&self, layer: &LayerId) -> Result<OwnedFd> {
         let path = format!("{LAYERS}/{}/{ROOT}", layer.name());
-        rustix::fs::openat(&self.fd, &path, directory_flags(), Mode::empty())
-            .map_err(|e| sys::Error::new("openat", format!("{path:?}"), e))
+        // Of a store of somebody else, links would lead to what is the caller's.
+        let resolve = match is_on(Defence::StateDirectory) {
+            true => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+            false => ResolveFlags::empty(),
+        };
+        sys::path::open_beneath(&self.fd, Path::new(&path), directory_flags(), resolve)
             .doing(|| format!("cannot open layer {layer}"))
             .map_err(|e| e.hint("import the image again"))
     }

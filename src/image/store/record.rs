@@ -66,7 +66,7 @@ pub(super) fn file_name(name: &str) -> String {
 /// Reads the record in the file `file`; `None` where there is none.
 pub(super) fn read(images: &OwnedFd, file: &str) -> Result<Option<ImageRecord>> {
     let what = || format!("cannot read the image in {file:?}");
-    let text = match sys::path::read_regular_at(images, Path::new(file), MAX_RECORD) {
+    let text = match sys::path::read_regular_beneath(images, Path::new(file), MAX_RECORD) {
         Err(e) if e.is(libc::ENOENT) => return Ok(None),
         read => read.doing(what)?,
     };
