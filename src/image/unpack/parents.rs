@@ -233,7 +233,7 @@ impl Unpacker<'_> {
     fn check_way(&mut self, name: &[u8]) -> Tried<()> {
         /// What no archive needs without such links: of directories that are there, all are opened at once.
         const STEPS: u64 = 1_000_000;
-        const EACH: u64 = 64;
+        const EACH: u64 = 16;
         self.steps += 1;
         let most = STEPS + EACH * self.report.entries;
         if self.steps > most && is_on(Defence::LayerLimits) {
