@@ -220,12 +220,6 @@ fn another_user_runs_from_a_store_that_is_readable() {
         ran.out == "new\n" && ran.err.contains("the root filesystem is read-only"),
         "{ran:?}"
     );
-    let copy = ["run", "--image", "small", "--copy", "c", "sh", "-c"];
-    let ran = other(
-        &images,
-        &[&copy[..], &["echo new >/srv/new && cat /srv/new"]].concat(),
-    );
-    assert_eq!(ran.ok(), "new\n");
     assert!(other(&images, &["image", "list"]).ok().contains("small"));
     assert!(!images.merged("small").contains_key("srv/new"));
 }
