@@ -55,7 +55,14 @@ impl Bus {
         let job = loop {
             match self.try_start(scope, &wanted, limit)? {
                 Ok(job) => break job,
-                Err(refusal) if refusal.is("UnitExists") && !retried => {
+                Err(refusal) if refusal.is("UnitExists") && retried => {
+                    // Somebody else was faster, and has the name now: another one will do.
+                    return Err(BusError::UnitExists {
+                        unit: scope.unit.clone(),
+                        state: "active".to_owned(),
+                    });
+                }
+                Err(refusal) if refusal.is("UnitExists") => {
                     self.forget_ended(&scope.unit, limit)?;
                     retried = true;
                 }

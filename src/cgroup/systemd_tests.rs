@@ -128,8 +128,9 @@ fn a_property_that_was_not_asked_for_is_not_left_out() {
     assert!(matches!(error, Err(BusError::Refused { .. })), "{error:?}");
 }
 
-/// A systemd that has the unit already, in this state, and forgets it once it is asked to.
-fn with_unit(state: &'static str) -> Server {
+/// A systemd that has the unit already, in this state, and forgets it once it is asked to; or somebody else is faster to take the
+/// name again.
+fn with_unit(state: &'static str, taken_again: bool) -> Server {
     let mut there = true;
     systemd(
         "v257",
@@ -147,7 +148,7 @@ fn with_unit(state: &'static str) -> Server {
                     reply(stream, call, &Variant::from(state));
                 }
                 "ResetFailedUnit" => {
-                    there = false;
+                    there = taken_again;
                     reply(stream, call, &());
                 }
                 _ => return None,
@@ -165,7 +166,8 @@ fn a_unit_that_has_ended_is_forgotten_and_one_that_runs_is_not() {
         ("active", false),
         ("deactivating", false),
     ] {
-        let answer = with_unit(state).bus(LONG).start_scope(&scope(Vec::new()));
+        let server = with_unit(state, false);
+        let answer = server.bus(LONG).start_scope(&scope(Vec::new()));
         match answer {
             Ok(_) => assert!(starts, "{state}"),
             Err(error) => {
@@ -179,6 +181,16 @@ fn a_unit_that_has_ended_is_forgotten_and_one_that_runs_is_not() {
             }
         }
     }
+}
+
+#[test]
+fn a_name_that_somebody_else_takes_meanwhile_is_taken() {
+    let server = with_unit("inactive", true);
+    let error = server.bus(LONG).start_scope(&scope(Vec::new()));
+    assert!(
+        matches!(error, Err(BusError::UnitExists { .. })),
+        "{error:?}"
+    );
 }
 
 #[test]
