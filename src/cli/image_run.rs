@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 
 use super::create::Common;
 use super::image_options::Upper;
@@ -267,9 +267,7 @@ impl FromImage {
     }
 
     fn open(&self, name: &str) -> Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(self.writable.directory(), name, flags, Mode::empty())
-            .map_err(|e| sys::Error::new("openat", format!("{name:?}"), e))
+        sys::path::open_directory(self.writable.directory(), name)
             .doing(|| format!("cannot open {:?}", self.writable.path().join(name)))
     }
 

@@ -16,6 +16,7 @@ use super::merged::stat_of;
 use crate::error::{Doing, Error, Result};
 use crate::state::Store;
 use crate::sys;
+use crate::sys::path::open_directory;
 
 /// Of containers whose changes go with them.
 pub const PASSING: &str = "containers";
@@ -59,10 +60,10 @@ impl Writable {
         let what = || format!("cannot make the writable layer of container {:?}", note.id);
         let kind = if keep { KEPT } else { PASSING };
         make_directory(store, kind).doing(what)?;
-        let parent = open(store, kind).doing(what)?;
+        let parent = open_directory(store, kind).doing(what)?;
         let (name, reused) = name_of(&parent, &note.id, keep).doing(what)?;
         let this = Self {
-            fd: open(&parent, &name).doing(what)?,
+            fd: open_directory(&parent, &name).doing(what)?,
             path: path.join(kind).join(&name),
             reused,
         };
@@ -191,7 +192,7 @@ pub fn all(store: &OwnedFd, path: &Path) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for kind in [PASSING, KEPT] {
         let what = || format!("cannot look into {:?}", path.join(kind));
-        let parent = match open(store, kind) {
+        let parent = match open_directory(store, kind) {
             Err(error) if error.is(nix::libc::ENOENT) => continue,
             opened => opened.doing(what)?,
         };
@@ -199,7 +200,7 @@ pub fn all(store: &OwnedFd, path: &Path) -> Result<Vec<Found>> {
         names.sort();
         for name in names {
             let path = path.join(kind).join(&name);
-            let Ok(fd) = open(&parent, &name) else {
+            let Ok(fd) = open_directory(&parent, &name) else {
                 continue;
             };
             let note = read_note(&fd, &path);
@@ -278,10 +279,4 @@ fn make_directory(parent: impl AsFd, name: &str) -> sys::Result<bool> {
         Err(Errno::EXIST) => Ok(false),
         Err(e) => Err(sys::Error::new("mkdirat", format!("{name:?}, 0700"), e)),
     }
-}
-
-fn open(parent: impl AsFd, name: &str) -> sys::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
-        .map_err(|e| sys::Error::new("openat", format!("{name:?}, O_DIRECTORY"), e))
 }

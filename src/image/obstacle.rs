@@ -56,11 +56,8 @@ fn abilities(store: &OwnedFd) -> Result<Abilities> {
     if let Some(known) = known.filter(|known| known.kernel == kernel && known.device == device) {
         return Ok(known.abilities);
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // What is left there by one who is killed goes with the next gc.
-    let place = rustix::fs::openat(store, "tmp", flags, Mode::empty())
-        .map_err(|e| sys::Error::new("openat", "\"tmp\"", e))
-        .doing(what)?;
+    let place = sys::path::open_directory(store, "tmp").doing(what)?;
     let abilities = probe::probe(&place)?;
     let known = Known {
         kernel,

@@ -208,6 +208,14 @@ pub fn open_itself(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
         .map_err(|e| Error::new("openat", format!("{name:?}, O_PATH|O_NOFOLLOW"), e))
 }
 
+/// Opens the directory `name` of `dir` for reading; ENOTDIR or ELOOP when it is a link or something else.
+pub fn open_directory(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OwnedFd> {
+    let name = name.as_ref();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+        .map_err(|e| Error::new("openat", format!("{name:?}, O_DIRECTORY"), e))
+}
+
 /// Makes a FIFO with exactly these permission bits (mkfifoat(3)); `false` when something has the name already.
 pub fn make_fifo(dir: impl AsFd, name: &OsStr, mode: u32) -> Result<bool> {
     let umask = super::cred::swap_umask(0);

@@ -161,7 +161,7 @@ fn fill(
     rustix::fs::mkdirat(directory, ROOTFS, Mode::RWXU)
         .map_err(|e| sys::Error::new("mkdirat", format!("{ROOTFS:?}, 0700"), e))
         .doing(what)?;
-    let rootfs = place::open(directory, ROOTFS.as_ref()).doing(what)?;
+    let rootfs = sys::path::open_directory(directory, ROOTFS).doing(what)?;
     let layers = store.open_layers(image)?;
     let copied = match owners {
         Owners::Squashed { uid, gid } => flatten::layers_squashed(&layers, &rootfs, *uid, *gid)?,

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use crate::error::{Doing, Error, Result};
 use crate::image::remove;
 use crate::sys;
+use crate::sys::path::open_directory;
 
 /// What a bundle consists of.
 pub(super) const ROOTFS: &str = "rootfs";
@@ -50,7 +51,7 @@ impl Place {
         let parent = rustix::fs::openat(CWD, parent, flags, Mode::empty())
             .map_err(|e| sys::Error::new("openat", format!("{parent:?}, O_DIRECTORY"), e))
             .doing(what)?;
-        let mode = match open(&parent, name) {
+        let mode = match open_directory(&parent, name) {
             Err(error) if error.is(libc::ENOENT) => None,
             opened => {
                 let there = opened.doing(what)?;
@@ -85,7 +86,7 @@ impl Place {
                         .doing(what);
                 }
             }
-            let directory = open(&self.parent, &hidden).doing(what)?;
+            let directory = open_directory(&self.parent, &hidden).doing(what)?;
             let of = stat(&directory).doing(what)?;
             if of.st_uid != sys::cred::uid() {
                 return Err(
@@ -167,12 +168,6 @@ fn cannot_make(path: &Path) -> String {
 
 fn stat(directory: &OwnedFd) -> sys::Result<rustix::fs::Stat> {
     rustix::fs::fstat(directory).map_err(|e| sys::Error::new("fstat", "directory", e))
-}
-
-pub(super) fn open(directory: &OwnedFd, name: &OsStr) -> sys::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, name, flags, Mode::empty())
-        .map_err(|e| sys::Error::new("openat", format!("{name:?}, O_DIRECTORY"), e))
 }
 
 #[cfg(test)]
