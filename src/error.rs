@@ -3,6 +3,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+use crate::doctor::Step;
+use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 
 /// An error on its way to the person who called.
@@ -14,6 +18,37 @@ pub struct Error {
     causes: Vec<String>,
     hints: Vec<String>,
     exit: u8,
+    /// Apart, as an error is returned from everywhere and is to be small.
+    diagnosis: Box<Diagnosis>,
+}
+
+/// What a diagnosis begins with, and what came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Diagnosis {
+    origin: Option<Origin>,
+    step: Option<Step>,
+    code: Option<String>,
+}
+
+/// The system call that an error began with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The call's name.
+    pub call: String,
+    /// Its arguments, as they were made.
+    pub args: String,
+    /// The error number (errno(3)).
+    pub errno: i32,
+}
+
+impl From<&sys::Error> for Origin {
+    fn from(error: &sys::Error) -> Self {
+        Self {
+            call: error.call.to_owned(),
+            args: error.args.clone(),
+            errno: error.errno,
+        }
+    }
 }
 
 /// The result of a command or a step of it.
@@ -32,6 +67,7 @@ impl Error {
             causes: Vec::new(),
             hints: Vec::new(),
             exit: Self::FAILURE,
+            diagnosis: Box::default(),
         }
     }
 
@@ -39,6 +75,41 @@ impl Error {
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
         self.causes.push(cause.to_string());
+        self
+    }
+
+    /// Adds the system call that stopped it, for a diagnosis to begin with ([`crate::doctor::consult`]).
+    #[must_use]
+    pub fn because_of(mut self, cause: &sys::Error) -> Self {
+        self.diagnosis.origin = Some(cause.into());
+        self.because(cause)
+    }
+
+    /// Sets the system call that it began with, where that was made by another process.
+    #[must_use]
+    pub fn began_with(mut self, origin: Option<Origin>) -> Self {
+        self.diagnosis.origin = origin;
+        self
+    }
+
+    /// Says what was being done, for a diagnosis; the innermost step that is named stays.
+    #[must_use]
+    pub fn step(mut self, step: Step) -> Self {
+        self.diagnosis.step = self.diagnosis.step.or(Some(step));
+        self
+    }
+
+    /// Sets the code of the cause (`LDG-…`), a row of the table in [`crate::doctor`].
+    #[must_use]
+    pub fn code(mut self, code: impl Into<String>) -> Self {
+        self.diagnosis.code = Some(code.into());
+        self
+    }
+
+    /// Takes the hints away, for better ones.
+    #[must_use]
+    pub fn without_hints(mut self) -> Self {
+        self.hints.clear();
         self
     }
 
@@ -66,6 +137,21 @@ impl Error {
     /// The exit status of the program.
     pub fn exit_status(&self) -> u8 {
         self.exit
+    }
+
+    /// The system call that it began with, if one is known.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.diagnosis.origin.as_ref()
+    }
+
+    /// What was being done, if that is known.
+    pub fn failed_step(&self) -> Option<Step> {
+        self.diagnosis.step
+    }
+
+    /// The code of the cause, if it was found.
+    pub fn cause_code(&self) -> Option<&str> {
+        self.diagnosis.code.as_deref()
     }
 
     /// What could not be done, without the causes.
@@ -144,7 +230,7 @@ pub trait Doing<T> {
 
 impl<T> Doing<T> for crate::sys::Result<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| Error::new(what()).because(error))
+        self.map_err(|error| Error::new(what()).because_of(&error))
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod bundle;
 pub mod cgroup;
 pub mod cli;
+pub mod doctor;
 pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -131,6 +131,7 @@ fn end_all(record: &Record, force: bool, notes: &mut Vec<Note>) -> Result<()> {
                 property: "/linux/namespaces".to_owned(),
                 reason: error.message(),
                 remedy: error.hints().unwrap_or_default(),
+                code: None,
             });
             Ok(())
         }
@@ -180,6 +181,7 @@ fn end_salvaged(entry: &Entry, damage: Error, notes: &mut Vec<Note>) -> Result<(
                     damage.message()
                 ),
                 remedy: "look for its processes with ps(1), and end them with kill(1)".to_owned(),
+                code: None,
             });
             Ok(())
         }

@@ -59,6 +59,7 @@ mod tests {
             subid_notes: Vec::new(),
             newuidmap: None,
             newgidmap: None,
+            helper_obstacle: None,
             bounding_set: 0,
             last_capability: 40,
             limits: BTreeMap::new(),

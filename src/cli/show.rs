@@ -136,6 +136,7 @@ fn unlisted(id: &str, error: &Error) -> Note {
         property: id.to_owned(),
         reason: format!("not listed: {}", error.message()),
         remedy: error.hints().unwrap_or_default(),
+        code: None,
     }
 }
 

@@ -79,6 +79,33 @@ pub struct Limit {
     pub hard: u64,
 }
 
+/// What takes the privilege from newuidmap(1) or newgidmap(1). All of them make it print the same words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum HelperObstacle {
+    /// It has neither the set-user-id bit with root as its owner nor file capabilities (capabilities(7)).
+    Unprivileged {
+        /// Which of the two.
+        helper: PathBuf,
+    },
+    /// It lies on a mount with `nosuid` (mount(8)).
+    NosuidMount {
+        /// Which of the two.
+        helper: PathBuf,
+        /// The mount point.
+        mount: PathBuf,
+    },
+    /// The caller has no_new_privs (PR_SET_NO_NEW_PRIVS(2const)): no program gains anything.
+    NoNewPrivileges,
+    /// The caller's bounding set lacks what it needs (capabilities(7)).
+    BoundingSet {
+        /// Which of the two.
+        helper: PathBuf,
+        /// `CAP_…`, those that are missing.
+        missing: Vec<String>,
+    },
+}
+
 /// Everything `plan` needs to know about the caller and the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
@@ -108,6 +135,9 @@ pub struct HostFacts {
     pub newuidmap: Option<PathBuf>,
     /// newgidmap(1), if it is in one of the safe directories.
     pub newgidmap: Option<PathBuf>,
+    /// What takes the privilege from those two, though they are there; `None`: nothing that can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helper_obstacle: Option<HelperObstacle>,
     /// The capability bounding set of the caller, one bit a capability (capabilities(7)). In the initial user namespace
     /// it says nothing about a container, whose new user namespace begins with all of them: there it is not read.
     pub bounding_set: u64,

@@ -65,6 +65,7 @@ impl HostFacts {
             subgid,
             newuidmap: helper("newuidmap", in_user_namespace, &mut notes),
             newgidmap: helper("newgidmap", in_user_namespace, &mut notes),
+            helper_obstacle: None,
             subid_notes: notes,
             bounding_set: bounding_set(in_user_namespace, last_capability),
             last_capability,

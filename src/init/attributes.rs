@@ -136,5 +136,6 @@ fn locked(mount: &Mount, option: &str) -> Note {
             mount.destination
         ),
         remedy: "use a source on a mount without that restriction, or drop the option".to_owned(),
+        code: None,
     }
 }

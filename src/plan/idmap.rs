@@ -183,6 +183,7 @@ fn note(property: &str, reason: impl Into<String>, remedy: impl Into<String>) ->
         property: property.to_owned(),
         reason: reason.into(),
         remedy: remedy.into(),
+        code: None,
     }
 }
 

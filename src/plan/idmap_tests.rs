@@ -37,6 +37,7 @@ fn facts() -> HostFacts {
         subid_notes: Vec::new(),
         newuidmap: Some("/usr/bin/newuidmap".into()),
         newgidmap: Some("/usr/bin/newgidmap".into()),
+        helper_obstacle: None,
         bounding_set: 0,
         last_capability: 40,
         limits: BTreeMap::new(),

@@ -14,6 +14,9 @@ pub struct Note {
     pub reason: String,
     /// What the reader can do about it.
     pub remedy: String,
+    /// The code of the cause (`LDG-…`), where it is a row of the table in [`crate::doctor`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 impl Note {
@@ -27,6 +30,14 @@ impl Note {
             property: escape(property.as_ref()),
             reason: escape(reason.as_ref()),
             remedy: escape(remedy.as_ref()),
+            code: None,
         }
+    }
+
+    /// With the code of its cause.
+    #[must_use]
+    pub fn code(mut self, code: &str) -> Self {
+        self.code = Some(code.to_owned());
+        self
     }
 }

@@ -25,7 +25,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::doctor::Step;
+use crate::error::{Error, Origin};
 use crate::plan::Note;
 use crate::sys;
 
@@ -78,6 +79,12 @@ pub struct Failure {
     /// Whether it was a hook that failed: the container is then removed (runtime.md, "Lifecycle").
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_hook: bool,
+    /// The system call that it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Box<Origin>>,
+    /// What was being done, for a diagnosis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
 }
 
 impl Failure {
@@ -88,6 +95,8 @@ impl Failure {
             cause: error.cause(),
             hint: error.hints(),
             by_hook: false,
+            origin: error.origin().cloned().map(Box::new),
+            step: error.failed_step(),
         }
     }
 }
@@ -219,6 +228,15 @@ pub(super) fn shortened(failure: &Failure) -> Failure {
         cause: failure.cause.as_deref().map(cut),
         hint: failure.hint.as_deref().map(cut),
         by_hook: failure.by_hook,
+        // Its arguments are in the cause.
+        origin: failure.origin.as_ref().map(|origin| {
+            Box::new(Origin {
+                call: origin.call.clone(),
+                args: String::new(),
+                errno: origin.errno,
+            })
+        }),
+        step: failure.step,
     }
 }
 
@@ -230,6 +248,7 @@ fn shortened_note(note: &Note) -> Note {
         property: cut(&note.property),
         reason: cut(&note.reason),
         remedy: cut(&note.remedy),
+        code: note.code.clone(),
     }
 }
 
@@ -332,6 +351,8 @@ mod tests {
             cause: None,
             hint: None,
             by_hook: false,
+            origin: None,
+            step: None,
         }
     }
 
@@ -340,6 +361,7 @@ mod tests {
             property: "/p".to_owned(),
             reason: "r".to_owned(),
             remedy: "m".to_owned(),
+            code: None,
         }
     }
 
@@ -414,6 +436,12 @@ mod tests {
             cause: Some("é".repeat(10_000)),
             hint: Some("h".repeat(10_000)),
             by_hook: true,
+            origin: Some(Box::new(Origin {
+                call: "mount".to_owned(),
+                args: "a".repeat(10_000),
+                errno: 1,
+            })),
+            step: Some(Step::Mount),
         };
         init.send(&Report::Failed(long)).unwrap();
         assert!(matches!(

@@ -429,6 +429,10 @@ fn reported(failure: Failure) -> Error {
     if let Some(cause) = failure.cause {
         error = error.because(cause);
     }
+    error = error.began_with(failure.origin.map(|origin| *origin));
+    if let Some(step) = failure.step {
+        error = error.step(step);
+    }
     if let Some(hint) = failure.hint {
         error = error.hint(hint);
     }

@@ -1,0 +1,11 @@
+//! Causes and remedies: the one table that failures, `lodger doctor` and `lodger check` use.
+//!
+//! One EPERM has ten causes. A row names one, how it is found (by what was read or tried, never by the error number alone),
+//! what it costs, and one line that removes it. Codes are stable: they are never used for another cause.
+#![forbid(unsafe_code)]
+
+mod finding;
+mod step;
+
+pub use finding::{Area, Finding, Mode, Weight, Who};
+pub use step::Step;
