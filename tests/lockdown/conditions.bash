@@ -7,6 +7,7 @@ before=()               # a command, and its arguments, that runs the rest as ro
 filters=()              # names that tests/lockdown/filter knows
 privileges=()           # options of setpriv(1)
 after=()                # a command that runs the rest as the user
+hers=()                 # files to be given to the user, whoever that is in the end
 delegated=              # a cgroup to be removed at the end
 
 # cannot WHY: this machine cannot make the condition.
@@ -90,7 +91,7 @@ cgroup2() {
 delegate() {
     local own=$1/own
     mkdir "$own" "$own/command"
-    chown "$uid:$gid" "$own" "$own/command" "$own"/{,command/}cgroup.{procs,threads,subtree_control}
+    hers+=("$own" "$own/command" "$own"/{,command/}cgroup.{procs,threads,subtree_control})
     # shellcheck disable=SC2016 # for the inner shell
     before+=(sh -c 'echo 0 >"$0/cgroup.procs" && exec "$@"' "$own/command")
 }
@@ -420,8 +421,8 @@ condition_nofile() { ulimit -n 64; }
 # nproc: RLIMIT_NPROC is 16
 condition_nproc() { own_uid; ulimit -u 16; }
 
-# nproc-tight: RLIMIT_NPROC is 3
-condition_nproc-tight() { own_uid; ulimit -u 3; }
+# nproc-tight: RLIMIT_NPROC is 2
+condition_nproc-tight() { own_uid; ulimit -u 2; }
 
 # ping-empty: net.ipv4.ping_group_range has no group
 condition_ping-empty() { before+=(unshare --net); }

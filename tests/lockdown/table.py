@@ -12,6 +12,14 @@ LOCKDOWN = os.path.join(HERE, "lockdown")
 # Only against a hang: it must hold on a machine that is much slower.
 LIMIT_SECONDS = 120
 CANNOT = 77
+# How a user could have each tool run a container; the next is tried where the one before failed.
+WAYS = {
+    "lodger": ["as it is", "--proc=auto"],
+    "crun": ["as it is", "one id", "/proc bound", "one id, /proc bound"],
+    "runc": ["as it is", "one id", "/proc bound", "one id, /proc bound"],
+    "podman": ["as it is", "/proc bound"],
+    "bwrap": ["as it is", "/proc bound"],
+}
 CODE = r"LDG-[A-Z0-9]+(?:-[A-Z0-9]+)*"
 
 
