@@ -4,8 +4,14 @@
 //! what it costs, and one line that removes it. Codes are stable: they are never used for another cause.
 #![forbid(unsafe_code)]
 
+mod consult;
 mod finding;
+pub mod readings;
 mod step;
+mod table;
 
+pub use consult::consult;
 pub use finding::{Area, Finding, Mode, Weight, Who};
+pub use readings::Readings;
 pub use step::Step;
+pub use table::{codes, examine};

@@ -8,6 +8,7 @@ pub mod defence;
 mod error;
 pub mod exe;
 pub mod fd;
+pub mod invalid;
 pub mod keyring;
 pub mod memfd;
 pub mod memory;
