@@ -14,6 +14,7 @@ mod details;
 mod joined;
 mod mountinfo;
 mod net;
+mod obstacle;
 mod probe;
 mod programs;
 mod session;

@@ -1,11 +1,13 @@
 //! The readings: as few as can be, for every `run` waits for them.
 
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getegid, geteuid, getrlimit};
 
-use super::programs::{answer, find, start};
+use super::obstacle;
+use super::programs::{answer, find, find_file, start};
 use super::subid::{parse_getsubids, parse_subid};
 use super::text::{parse_id_map, parse_nsswitch, parse_passwd_name};
 use super::{CgroupReading, Details, HostFacts, IdRange, Limit, MapLine};
@@ -53,6 +55,15 @@ impl HostFacts {
         let cgroup = Some(CgroupReading::read(uid, &maps.uid));
         let mut notes = Vec::new();
         let [subuid, subgid] = ranges(&nsswitch, user_name.as_deref(), [uid, gid], &mut notes);
+        let newuidmap = helper("newuidmap", in_user_namespace, &mut notes);
+        let newgidmap = helper("newgidmap", in_user_namespace, &mut notes);
+        let with_ids = !subuid.is_empty() && !subgid.is_empty();
+        let helper_obstacle = match (&newuidmap, &newgidmap) {
+            (Some((uids, of_uids)), Some((gids, of_gids))) if with_ids => {
+                obstacle::read(uid, (uids, of_uids), (gids, of_gids))
+            }
+            _ => None,
+        };
         Self {
             uid,
             gid,
@@ -63,9 +74,9 @@ impl HostFacts {
             setgroups_allowed: maps.setgroups_allowed,
             subuid,
             subgid,
-            newuidmap: helper("newuidmap", in_user_namespace, &mut notes),
-            newgidmap: helper("newgidmap", in_user_namespace, &mut notes),
-            helper_obstacle: None,
+            newuidmap: newuidmap.map(|(path, _)| path),
+            newgidmap: newgidmap.map(|(path, _)| path),
+            helper_obstacle,
             subid_notes: notes,
             bounding_set: bounding_set(in_user_namespace, last_capability),
             last_capability,
@@ -145,8 +156,12 @@ fn limits() -> BTreeMap<String, Limit> {
     LIMITS.into_iter().map(limit).collect()
 }
 
-fn helper(name: &str, in_user_namespace: bool, notes: &mut Vec<String>) -> Option<PathBuf> {
-    find(name, in_user_namespace).unwrap_or_else(|why| {
+fn helper(
+    name: &str,
+    in_user_namespace: bool,
+    notes: &mut Vec<String>,
+) -> Option<(PathBuf, Metadata)> {
+    find_file(name, in_user_namespace).unwrap_or_else(|why| {
         notes.push(why);
         None
     })

@@ -1,5 +1,6 @@
 //! The programs of the host that the probe finds or asks: only from fixed directories, never from `$PATH`.
 
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,14 @@ const OVERFLOW_UID: u32 = 65534;
 
 /// `name` in a safe directory; `Err` says why the one there is not used.
 pub(super) fn find(name: &str, in_user_namespace: bool) -> Result<Option<PathBuf>, String> {
+    find_file(name, in_user_namespace).map(|found| found.map(|(path, _)| path))
+}
+
+/// As [`find`], with what is known of the file by then.
+pub(super) fn find_file(
+    name: &str,
+    in_user_namespace: bool,
+) -> Result<Option<(PathBuf, Metadata)>, String> {
     let directories = match is_on(Defence::HelperPaths) {
         true => SAFE_DIRECTORIES.into(),
         false => std::env::var_os("PATH").unwrap_or_default(),
@@ -29,9 +38,9 @@ pub(super) fn find(name: &str, in_user_namespace: bool) -> Result<Option<PathBuf
         return Ok(None);
     };
     match distrust(metadata.uid(), metadata.mode(), in_user_namespace) {
-        _ if !is_on(Defence::HelperPaths) => Ok(Some(path)),
+        _ if !is_on(Defence::HelperPaths) => Ok(Some((path, metadata))),
         Some(why) => Err(format!("{} is not used: {why}", path.display())),
-        None => Ok(Some(path)),
+        None => Ok(Some((path, metadata))),
     }
 }
 

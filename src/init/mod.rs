@@ -382,16 +382,18 @@ fn join_keyring(
     };
     labels::apply_to_keyring(&process.attributes, proc)?;
     let what = || "cannot join a session keyring of the container's own".to_owned();
-    let remedy = match sys::keyring::join_session(name) {
+    let (code, remedy) = match sys::keyring::join_session(name) {
         Ok(()) => return Ok(()),
         // A kernel without keys.
         Err(error) if error.is(ENOSYS) => return Ok(()),
-        Err(error) if error.is(EDQUOT) => {
-            "your keys are used up: end some containers, ask the administrator for sysctl kernel.keys.maxkeys=2000, or give --no-new-keyring"
-        }
-        Err(error) if error.is(EPERM) || error.is(EACCES) => {
-            "a filter around this session forbids keyctl(2): give --no-new-keyring where that is meant to be so"
-        }
+        Err(error) if error.is(EDQUOT) => (
+            "LDG-KEYRING-QUOTA",
+            "your keys are used up: end some containers, ask the administrator for sysctl kernel.keys.maxkeys=2000, or give --no-new-keyring",
+        ),
+        Err(error) if error.is(EPERM) || error.is(EACCES) => (
+            "LDG-KEYRING-SECCOMP",
+            "a filter around this session forbids keyctl(2): give --no-new-keyring where that is meant to be so",
+        ),
         Err(error) => return Err(error).doing(what),
     };
     let note = Note::new(
@@ -399,7 +401,7 @@ fn join_keyring(
         "the container shares the caller's session keyring: it could not get one of its own",
         remedy,
     );
-    line.send(&Report::Note(note)).doing(what)
+    line.send(&Report::Note(note.code(code))).doing(what)
 }
 
 /// Runs the program; returns only on failure.

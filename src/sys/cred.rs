@@ -74,7 +74,8 @@ pub fn bounding_set(last: u8) -> u64 {
         .fold(0, |set, number| set | 1 << number)
 }
 
-fn in_bounding_set(number: u8) -> Option<bool> {
+/// Whether capability `number` is in the bounding set; `None`: this kernel does not know it.
+pub fn in_bounding_set(number: u8) -> Option<bool> {
     // SAFETY: PR_CAPBSET_READ takes a plain integer.
     let answer = unsafe { libc::prctl(libc::PR_CAPBSET_READ, u64::from(number), 0, 0, 0) };
     (answer >= 0).then_some(answer == 1)
@@ -121,6 +122,11 @@ fn prctl(name: &str, option: libc::c_int, first: u64, second: u64) -> Result<()>
 pub fn set_no_new_privs() -> Result<()> {
     rustix::thread::set_no_new_privs(true)
         .map_err(|e| Error::new("prctl", "PR_SET_NO_NEW_PRIVS, 1", e))
+}
+
+/// Whether this process has no_new_privs: no program that it runs gains anything by its file (PR_GET_NO_NEW_PRIVS).
+pub fn has_no_new_privs() -> bool {
+    rustix::thread::no_new_privs().unwrap_or(false)
 }
 
 /// Whether other processes of the same user may look into this one (PR_SET_DUMPABLE).

@@ -143,7 +143,7 @@ toolchain() {
 # setup_product: builds the release binary and puts a copy that she cannot write at $setup_work/bin/lodger.
 setup_product() {
     local built
-    built=$(toolchain "$setup_repository/contrib/build")
+    built=$(toolchain "$setup_repository/contrib/build-static")
     mkdir -p "$setup_work/bin"
     install -m 755 "$built" "$setup_work/bin/lodger"
 }
