@@ -40,6 +40,11 @@ pub(super) fn open(root: Option<&Path>) -> Result<Option<(OwnedFd, PathBuf)>> {
     Ok(opened.map(|fd| (fd, path)))
 }
 
+/// Where the store's directory is, or would be.
+pub(crate) fn place(root: Option<&Path>) -> Result<PathBuf> {
+    root.map_or_else(usual_place, |root| Ok(root.to_owned()))
+}
+
 /// Opens the caller's directory at `path`, if there is one. `usual`: nobody named it, and so nothing about it may be out of the
 /// ordinary.
 pub(crate) fn open_own(path: &Path, usual: bool, purpose: Purpose) -> Result<Option<OwnedFd>> {

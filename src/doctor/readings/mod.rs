@@ -3,23 +3,32 @@
 //! Everything may be missing: a failing command reads only what its step needs, and may be where much cannot be read any more.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Step;
 use crate::error::{Error, Origin};
-use crate::host::HostFacts;
+use crate::host::{CgroupReading, HostFacts};
 use crate::sys::invalid::Call;
 
 mod caller;
 mod helpers;
 mod kernel;
+mod limits;
+mod mounts;
+mod places;
+mod session;
 mod subids;
 mod text;
 
 pub use caller::Caller;
 pub use helpers::Helper;
 pub use kernel::Kernel;
+pub use limits::{Device, Devices, Limits};
+pub use mounts::{Mounts, Seen};
+pub use places::{Place, Places, reach};
+pub use session::Session;
 pub use subids::SubIds;
 
 /// A host and a caller, as far as they were looked at.
@@ -41,12 +50,50 @@ pub struct Readings {
     /// What is around the caller's subordinate ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subids: Option<SubIds>,
+    /// /proc and /sys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mounts: Option<Mounts>,
+    /// Home, store and state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub places: Option<Places>,
+    /// The way to a place, where others than the caller cannot go it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed: Option<Closed>,
+    /// The session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+    /// Control groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<CgroupReading>,
+    /// Devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Devices>,
+    /// Limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// What a command failed at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failed>,
+    /// Whether it failed for a quota (EDQUOT).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub over_quota: bool,
     /// What was tried, or what a command failed at.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub trials: BTreeMap<Trial, Outcome>,
     /// Calls, and the error number with which a filter, or a kernel without them, answers each; `None`: it is the kernel's to answer.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub calls: BTreeMap<String, Option<i32>>,
+}
+
+/// A directory that keeps ids out that are neither its owner nor in its group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// What is behind it.
+    pub target: PathBuf,
+    /// The directory.
+    pub directory: PathBuf,
+    /// Its mode.
+    pub mode: u32,
 }
 
 /// What can be tried.
@@ -113,6 +160,18 @@ pub struct Failed {
     pub message: String,
 }
 
+impl Closed {
+    /// The first such directory on the way to `target`.
+    fn before(target: PathBuf) -> Option<Self> {
+        let (directory, mode) = reach(&target)?;
+        Some(Self {
+            target,
+            directory,
+            mode,
+        })
+    }
+}
+
 impl Failed {
     /// The kernel's answer; 0 if it is not known.
     pub fn errno(&self) -> i32 {
@@ -126,6 +185,30 @@ impl Failed {
 }
 
 impl Readings {
+    /// Everything but the trials; `store` and `root` are the places that were named.
+    pub fn read(store: Option<&Path>, root: Option<&Path>) -> Self {
+        let facts = HostFacts::probe();
+        let places = Places::read(store, root);
+        let home = places.home.as_ref().map(|home| home.path.clone());
+        let mut readings = Self {
+            caller: Some(Caller::read(Some(&facts))),
+            kernel: Some(Kernel::read()),
+            helpers: Some(Helper::both(Some(&facts))),
+            subids: Some(SubIds::read(&facts)),
+            mounts: Some(Mounts::read()),
+            closed: home.and_then(Closed::before),
+            session: Some(Session::read(&facts)),
+            cgroup: facts.cgroup.clone(),
+            devices: Some(Devices::read()),
+            limits: Some(Limits::read(facts.uid)),
+            places: Some(places),
+            facts: Some(facts),
+            ..Self::default()
+        };
+        readings.ask(&Call::EVERYWHERE);
+        readings
+    }
+
     /// What the rows of `step` need, after `error`, which counts as a trial.
     pub(super) fn of_failure(step: Step, error: &Error, facts: Option<&HostFacts>) -> Self {
         let mut readings = Self {

@@ -50,7 +50,8 @@ fn free(text: &str) -> Option<u64> {
             let mut words = line.split(':').skip(1);
             let start: u64 = words.next()?.parse().ok()?;
             let count: u64 = words.next()?.parse().ok()?;
-            Some((start, start.saturating_add(count)))
+            // No id is larger; a number that is, is no reason to calculate with it.
+            Some((start.min(1 << 32), start.saturating_add(count).min(1 << 32)))
         })
         .collect();
     taken.sort_unstable();

@@ -4,7 +4,14 @@ use super::finding::{Area, Finding, Weight, Who};
 use super::readings::Readings;
 use super::step::Step;
 
+mod cgroups;
 mod ids;
+mod kernel;
+mod limits;
+mod mounts;
+mod session;
+mod storage;
+mod unexplained;
 mod userns;
 
 /// A cause.
@@ -68,26 +75,41 @@ impl Row {
 
 /// The rows, those that say more before those that say less.
 pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
-    let areas: [&'static [Row]; 2] = [&userns::ROWS, &ids::ROWS];
+    let areas: [&'static [Row]; 8] = [
+        &userns::ROWS,
+        &ids::ROWS,
+        &mounts::ROWS,
+        &storage::ROWS,
+        &session::ROWS,
+        &cgroups::ROWS,
+        &limits::ROWS,
+        &kernel::ROWS,
+    ];
     areas.into_iter().flatten()
 }
 
 /// Every code that the table has.
 pub fn codes() -> impl Iterator<Item = &'static str> {
-    rows().map(|row| row.code)
+    rows().map(|row| row.code).chain([unexplained::CODE])
 }
 
 /// All that the table finds in `readings`, the heaviest first.
 pub fn examine(readings: &Readings) -> Vec<Finding> {
     let mut findings: Vec<Finding> = rows().filter_map(|row| row.finding(readings)).collect();
+    findings.extend(unexplained::look(readings, &findings));
     findings.sort_by_key(|finding| finding.weight);
     findings
 }
 
 /// A line that sets a kernel parameter now and at every boot.
 fn set_parameter(name: &str, value: u64) -> String {
+    set_parameter_to(name, &value.to_string())
+}
+
+fn set_parameter_to(name: &str, value: &str) -> String {
     format!(
-        "echo {name}={value} | sudo tee -a /etc/sysctl.d/90-lodger.conf && sudo sysctl -w {name}={value}"
+        "echo '{name} = {value}' | sudo tee /etc/sysctl.d/90-lodger-{}.conf && sudo sysctl -w {name}='{value}'",
+        name.replace('.', "-")
     )
 }
 
