@@ -18,6 +18,7 @@ mod cgroups;
 mod completion;
 mod create;
 mod delete;
+mod doctor;
 mod duration;
 mod events;
 mod exec;
@@ -128,6 +129,7 @@ enum Command {
     Update(update::Args),
     Delete(delete::Args),
     Image(image::Args),
+    Doctor(doctor::Args),
     Spec(spec::SpecArgs),
     Plan(spec::PlanArgs),
     Features(features::Args),
@@ -260,6 +262,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Update(args) => update::update(global, &args, log),
         Command::Delete(args) => delete::delete(global, &args, log),
         Command::Image(args) => image::image(global, &args, log),
+        Command::Doctor(args) => doctor::doctor(global, &args),
         Command::Spec(args) => spec::spec(&args),
         Command::Plan(args) => spec::plan(global, &args),
         Command::Features(args) => features::features(&args),

@@ -189,7 +189,8 @@ impl Readings {
     pub fn read(store: Option<&Path>, root: Option<&Path>) -> Self {
         let facts = HostFacts::probe();
         let places = Places::read(store, root);
-        let home = places.home.as_ref().map(|home| home.path.clone());
+        let home = places.home.as_ref().filter(|home| home.owner == facts.uid);
+        let home = home.map(|home| home.path.clone());
         let mut readings = Self {
             caller: Some(Caller::read(Some(&facts))),
             kernel: Some(Kernel::read()),

@@ -29,7 +29,7 @@ const fn row(
 }
 
 use Area::{Devices, Limits as Ls, Network};
-use Who::{Administrator, Surroundings, You};
+use Who::{Administrator, Surroundings};
 
 pub(super) const ROWS: [Row; 12] = [
     row("LDG-DEV-TUN", Devices, Administrator, &[Step::Device], tun),

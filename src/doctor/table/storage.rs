@@ -66,9 +66,9 @@ fn state_place(readings: &Readings) -> Option<Found> {
     let places = readings.places.as_ref()?;
     let why = places.no_state.as_ref()?;
     Found::new(
-        Weight::Blocks,
+        Weight::Costs,
         format!("there is no place for the state of containers: {why}"),
-        "no container can be made without naming one",
+        "no container can be made without --root, which names one",
         "lodger --root DIR … with a directory that only you can write to, on a filesystem of this machine",
     )
 }
