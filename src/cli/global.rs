@@ -1,11 +1,15 @@
 //! The options before the verb.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
+use clap::ValueEnum;
+
+use crate::bundle::Bundle;
 use crate::error::{Error, Result};
+use crate::host::HostFacts;
 use crate::log::{Format, Level};
-use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy};
+use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy, Choices, Note, ProcMode};
 
 /// Options before the command.
 #[derive(Debug, clap::Args)]
@@ -47,6 +51,15 @@ pub(crate) struct Global {
     /// Taken because engines give it: true or auto, as lodger always is
     #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: String,
+    /// Refuse what could only be done with an adaptation: every note is an error, and nothing is made
+    #[arg(long, global = true, display_order = 510)]
+    strict: bool,
+    /// Show what was adapted, why, and what helps, as a table on stderr
+    #[arg(long, global = true, display_order = 510)]
+    pub(crate) explain: bool,
+    /// How a container gets its /proc where the host's is masked [default: $LODGER_PROC, else new]
+    #[arg(long, value_name = "HOW", global = true, display_order = 510)]
+    proc: Option<ProcMode>,
 }
 
 impl Global {
@@ -72,6 +85,35 @@ impl Global {
         }
     }
 
+    /// What is asked of every container.
+    pub(super) fn choices(&self) -> Choices {
+        Choices {
+            cgroups: self.cgroups(),
+            proc: self.proc.unwrap_or_default(),
+        }
+    }
+
+    /// Reads what the decisions about `bundle` depend on besides what is read of every host.
+    pub(super) fn learn(&self, facts: &mut HostFacts, bundle: &Bundle) {
+        facts.learn(&bundle.spec);
+        if self.choices().proc != ProcMode::New {
+            facts.learn_whole();
+        }
+    }
+
+    /// Whether every note is an error (`--strict`).
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// Refuses `notes` where they are errors.
+    pub(super) fn allow(&self, notes: &[Note]) -> Result<()> {
+        match self.strict {
+            true => Note::refuse(notes),
+            false => Ok(()),
+        }
+    }
+
     /// Where images are kept, absolute; `None`: in the default place.
     pub(crate) fn store(&self) -> Option<&Path> {
         self.store.as_deref()
@@ -87,6 +129,9 @@ impl Global {
         check_rootless(&self.rootless)?;
         self.root = self.root.take().map(state_root).transpose()?;
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let (None, Some(word)) = (self.proc, set("LODGER_PROC")) {
+            self.proc = Some(proc_mode(&word)?);
+        }
         let store = self.store.take();
         let store = store.or_else(|| set("LODGER_STORE").map(PathBuf::from));
         self.store = store.map(|path| absolute("--store", path)).transpose()?;
@@ -117,6 +162,14 @@ fn check_rootless(word: &str) -> Result<()> {
                 .hint("give true, false or auto"))
         }
     }
+}
+
+/// The word in LODGER_PROC, for engines that cannot be told to give an option.
+fn proc_mode(word: &OsStr) -> Result<ProcMode> {
+    let known = word.to_str().map(|word| ProcMode::from_str(word, false));
+    known.and_then(std::result::Result::ok).ok_or_else(|| {
+        Error::new(format!("invalid LODGER_PROC: {word:?}")).hint("give new, auto, bind or none")
+    })
 }
 
 fn state_root(path: PathBuf) -> Result<PathBuf> {
@@ -166,6 +219,17 @@ mod tests {
         assert_eq!(absolute("--store", "x".into()), Ok(here));
         let message = absolute("--store-ro", "".into()).unwrap_err().message();
         assert_eq!(message, "--store-ro is empty");
+    }
+
+    #[test]
+    fn the_way_to_proc_has_four_names() {
+        for word in ["new", "auto", "bind", "none"] {
+            let mode = proc_mode(OsStr::new(word)).unwrap();
+            assert_eq!(mode.to_possible_value().unwrap().get_name(), word);
+        }
+        for word in ["", "New", "mount"] {
+            assert!(proc_mode(OsStr::new(word)).is_err(), "{word:?}");
+        }
     }
 
     #[test]

@@ -189,13 +189,14 @@ fn run(args: Vec<OsString>) -> u8 {
         }
     };
     let log = match Log::open(global.log.as_deref(), global.log_format, global.level()) {
-        Ok(log) => log,
+        Ok(log) => log.explaining(global.explain),
         Err(error) => return fail(&error),
     };
     let done = log
         .trace()
         .and_then(|()| global.check())
-        .and_then(|()| dispatch(&global, command, &log));
+        .and_then(|()| dispatch(&global, command, &log))
+        .inspect(|_| log.all_told());
     done.unwrap_or_else(|error| {
         log.error(&error);
         error.exit_status()

@@ -82,8 +82,8 @@ pub(crate) fn plan(global: &Global, args: &PlanArgs) -> Result<u8> {
         Some((bundle, _)) => bundle,
         None => config.parse()?,
     };
-    facts.learn(&bundle.spec);
-    let plan = Plan::compute_with(&bundle, &facts, global.cgroups()).map_err(|p| problems(&p))?;
+    global.learn(&mut facts, &bundle);
+    let plan = Plan::compute_with(&bundle, &facts, global.choices()).map_err(|p| problems(&p))?;
     // It fails where `run` would.
     super::create::filter(plan.seccomp.as_ref(), None)?;
     let text = serde_json::to_string_pretty(&plan)

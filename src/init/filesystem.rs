@@ -4,8 +4,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::attributes;
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
-use crate::host::{Revealing, parse_mountinfo, too_revealing};
+use crate::host::{Revealing, listed, parse_mountinfo, too_revealing};
 use crate::plan::{Attributes, Layers, joined_layers};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
@@ -146,16 +147,24 @@ fn add_by_path(layers: &Layers) -> Result<kernel::FsContext> {
 
 /// The kernel makes a new procfs or sysfs for a user namespace only where one can be seen that shows as much.
 fn explain_refusal(error: Error, fstype: &str) -> Error {
-    let place = match fstype {
-        "proc" => "/proc",
-        "sysfs" => "/sys",
+    let (place, step) = match fstype {
+        "proc" => ("/proc", Step::MountProc),
+        "sysfs" => ("/sys", Step::MountSys),
         "overlay" => return error.hint("a user namespace may mount it since Linux 5.11"),
         "binfmt_misc" => return error.hint("a user namespace may mount it since Linux 6.7"),
         _ => return error,
     };
     let table = sys::path::read_regular(Path::new("/proc/self/mountinfo"), MOUNT_TABLE_LIMIT);
     let mounts = table.map_or_else(|_| Vec::new(), |text| parse_mountinfo(&text));
-    let (seen, remedy) = match too_revealing(&mounts, fstype) {
+    let revealing = too_revealing(&mounts, fstype);
+    let code = revealing.code(fstype);
+    let instead = match revealing {
+        Revealing::Covered(_) | Revealing::Readonly => {
+            format!("; or give --proc=auto, which binds this host's {place}, with a note")
+        }
+        Revealing::NoneVisible | Revealing::Nothing => String::new(),
+    };
+    let (seen, remedy) = match revealing {
         Revealing::Nothing => (
             format!("one on {place} is, but the host may have locked its access time option"),
             "give the mount the same one (relatime, noatime, strictatime)".to_owned(),
@@ -175,18 +184,11 @@ fn explain_refusal(error: Error, fstype: &str) -> Error {
             format!("add \"ro\" to the options of the mount, or have {place} mounted writable"),
         ),
     };
-    error.hint(format!(
-        "the kernel makes a new {fstype} only where a whole one can be seen: {seen}; {remedy}"
-    ))
-}
-
-/// A few of `places`, and how many more there are.
-fn listed(places: &[PathBuf]) -> String {
-    const SHOWN: usize = 6;
-    let shown = places.iter().take(SHOWN).map(|place| format!("{place:?}"));
-    let shown = shown.collect::<Vec<_>>().join(", ");
-    match places.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
+    let error = error.step(step).hint(format!(
+        "the kernel makes a new {fstype} only where a whole one can be seen: {seen}; {remedy}{instead}"
+    ));
+    match code {
+        Some(code) => error.code(code),
+        None => error,
     }
 }

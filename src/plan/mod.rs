@@ -409,12 +409,14 @@ mod capability;
 mod cgroup;
 mod cgroup_types;
 mod cgroups_path;
+mod choices;
 mod compute;
 mod devices;
 mod filesystems;
 mod hooks;
 pub mod idmap;
 mod labels;
+mod masked;
 mod mount_ids;
 mod mounts;
 mod namespaces;
@@ -442,6 +444,7 @@ pub use cgroup_types::{
     Setting, UnitProperty,
 };
 pub use cgroups_path::unit_name;
+pub use choices::{Choices, ProcMode};
 pub use devices::{Asked, Device, Fifo};
 pub use hooks::{Hook, Hooks};
 pub use mount_ids::MountIdMap;

@@ -79,6 +79,8 @@ pub struct Creation<'a> {
     pub outlets: Outlets,
     /// How far to go.
     pub until: Until,
+    /// Whether every adaptation is an error (`--strict`).
+    pub strict: bool,
     /// Whether its program is told of a socket in the state directory (NOTIFY_SOCKET).
     pub notify: bool,
     /// Who runs hooks in the caller's namespaces; needed only where the plan has some.
@@ -297,6 +299,9 @@ impl Creation<'_> {
         }
         wait_for(Phase::SettingUp, line, &mut heard)?;
         tracing::debug!(notes = heard.notes.len(), "the container is set up");
+        if self.strict {
+            Note::refuse(&heard.notes)?;
+        }
         if heard.notes.len() > record.notes.len() {
             record.notes.clone_from(&heard.notes);
             self.entry.draft_record(&record)?;
@@ -432,6 +437,9 @@ fn reported(failure: Failure) -> Error {
     error = error.began_with(failure.origin.map(|origin| *origin));
     if let Some(step) = failure.step {
         error = error.step(step);
+    }
+    if let Some(code) = failure.code {
+        error = error.code(code);
     }
     if let Some(hint) = failure.hint {
         error = error.hint(hint);
