@@ -13,10 +13,12 @@ use crate::plan::{IdMapping, Outer};
 use crate::state::{OuterRecord, Store};
 use crate::sys;
 
+mod cold;
 mod helpers;
 mod refused;
 mod warm;
 
+pub use cold::begin_new;
 pub use refused::explain as explain_refusal;
 
 const MAP_LIMIT: usize = 64 << 10;
@@ -41,16 +43,6 @@ pub fn begin(outer: &Outer, store: &Store, joined: &Joinable) -> Result<Entering
     if let Some(around) = joined.outer() {
         return enter_around(outer, around);
     }
-    if let Outer::Helpers { uids, gids, .. } = outer
-        && let Some(record) = warm::enter(store, uids, gids)?
-    {
-        return Ok(Entering::Done(Some(record)));
-    }
-    begin_new(outer)
-}
-
-/// As [`begin`], for a namespace that nobody is in yet.
-pub fn begin_new(outer: &Outer) -> Result<Entering> {
     match outer {
         Outer::Current => Ok(Entering::Done(None)),
         Outer::SingleId { uid, gid } => {
@@ -63,6 +55,9 @@ pub fn begin_new(outer: &Outer) -> Result<Entering> {
             uids,
             gids,
         } => {
+            if let Some(record) = warm::enter(store, uids, gids)? {
+                return Ok(Entering::Done(Some(record)));
+            }
             // newuidmap refuses a target whose /proc directory is not the caller's.
             sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
             helpers::begin([(newuidmap, uids), (newgidmap, gids)]).map(Entering::Mapping)

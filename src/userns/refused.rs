@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::doctor::Step;
 use crate::error::Error;
 use crate::sys;
 
@@ -35,7 +36,8 @@ pub fn explain(cause: sys::Error) -> Error {
         .map(|(_, _, hint)| (*hint).to_owned())
         .unwrap_or_else(|| by_errno(&cause));
     Error::new("user namespace refused")
-        .because(cause)
+        .because_of(&cause)
+        .step(Step::UserNamespace)
         .hint(hint)
 }
 

@@ -80,7 +80,10 @@ pub(super) fn make(readings: &mut Readings, place: Option<&Path>) -> Result<()> 
     let Some(facts) = readings.facts.clone() else {
         return Ok(());
     };
-    let mut outer = plan::idmap::outer(&facts);
+    // Whether what is there does not work is what is to be found out.
+    let mut hopeful = facts.clone();
+    hopeful.helper_obstacle = None;
+    let mut outer = plan::idmap::outer(&hopeful);
     let mut retries = 0;
     loop {
         let trial = trial_of(&outer);
