@@ -36,7 +36,7 @@ pub fn consult(error: Error, facts: Option<&HostFacts>) -> Error {
         return error;
     };
     let hints = [
-        format!("{} [{}]", finding.what, finding.code),
+        finding.what,
         format!("{}{}", finding.who.may(), finding.remedy),
     ];
     let error = error.without_hints().code(finding.code);
