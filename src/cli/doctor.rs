@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 /// Does what `doctor` asks.
 pub(crate) fn doctor(global: &Global, args: &Args) -> Result<u8> {
-    let diagnosis = Diagnosis::make(global.store(), global.root.as_deref())?;
+    let diagnosis = Diagnosis::make(global.store(), global.root.as_deref());
     let text = match args.json {
         true => document(&diagnosis)?,
         false => diagnosis.page(),

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::doctor;
+use crate::doctor::consult;
 use crate::error::{Doing, Error, Result};
 use crate::log::{Format, Level, Log};
 use crate::sys;
@@ -199,7 +199,7 @@ fn run(args: Vec<OsString>) -> u8 {
         .and_then(|()| dispatch(&global, command, &log))
         .inspect(|_| log.all_told());
     done.unwrap_or_else(|error| {
-        let error = doctor::consult(error, None);
+        let error = consult(error, None);
         log.error(&error);
         error.exit_status()
     })

@@ -5,7 +5,6 @@ use std::path::Path;
 use super::finding::{Finding, Mode};
 use super::readings::{Device, Readings, Trial};
 use super::{table, trials};
-use crate::error::Result;
 
 /// A host and a caller, examined.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +22,7 @@ pub struct Diagnosis {
 impl Diagnosis {
     /// Looks at this host for this caller, and tries what can only be tried, in child processes: it takes some hundredths of a
     /// second, and leaves nothing. `store` and `root` are the places that were named.
-    ///
-    /// # Errors
-    /// No child process can be made.
-    pub fn make(store: Option<&Path>, root: Option<&Path>) -> Result<Self> {
+    pub fn make(store: Option<&Path>, root: Option<&Path>) -> Self {
         let mut readings = Readings::read(store, root);
         let place = readings
             .places
@@ -34,8 +30,10 @@ impl Diagnosis {
             .and_then(|places| places.store.as_ref());
         let place = place.filter(|place| place.refuses.is_none());
         let place = place.map(|place| place.nearest.clone());
-        trials::make(&mut readings, place.as_deref())?;
-        Ok(Self::of(readings))
+        if let Err(error) = trials::make(&mut readings, place.as_deref()) {
+            trials::note_failure(&mut readings, &error);
+        }
+        Self::of(readings)
     }
 
     /// What `readings` mean.

@@ -116,6 +116,14 @@ pub(super) fn make(readings: &mut Readings, place: Option<&Path>) -> Result<()> 
     }
 }
 
+/// Writes down that no process can be made.
+pub(super) fn note_failure(readings: &mut Readings, error: &Error) {
+    let failed = failed(error, Step::Process);
+    readings
+        .trials
+        .insert(Trial::Process, Outcome::Failed(failed));
+}
+
 /// What the making of `outer` is called.
 fn trial_of(outer: &Outer) -> Trial {
     match outer {
