@@ -22,7 +22,7 @@ pub fn consult(error: Error, facts: Option<&HostFacts>) -> Error {
         if error.hints().is_some() {
             return error;
         }
-        let readings = Readings::of_failure(step, &error, facts);
+        let readings = Readings::after(step, &error, facts);
         let row = rows().find(|row| row.code == code);
         let finding = row.and_then(|row| row.finding(&readings));
         return match finding {
@@ -30,7 +30,7 @@ pub fn consult(error: Error, facts: Option<&HostFacts>) -> Error {
             None => error,
         };
     }
-    let readings = Readings::of_failure(step, &error, facts);
+    let readings = Readings::after(step, &error, facts);
     let mut candidates = rows().filter(|row| row.steps.contains(&step));
     let Some(finding) = candidates.find_map(|row| row.finding(&readings)) else {
         return error;

@@ -5,13 +5,17 @@
 #![forbid(unsafe_code)]
 
 mod consult;
+mod diagnosis;
 mod finding;
+mod page;
 pub mod readings;
 mod step;
 mod table;
+mod trials;
 
 pub use consult::consult;
+pub use diagnosis::Diagnosis;
 pub use finding::{Area, Finding, Mode, Weight, Who};
-pub use readings::Readings;
+pub use readings::{Readings, reach};
 pub use step::Step;
 pub use table::{codes, examine};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 mod cgroup;
 mod details;
+mod first;
 mod joined;
 mod mountinfo;
 mod net;

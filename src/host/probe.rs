@@ -88,6 +88,7 @@ impl HostFacts {
             cgroup,
             session: None,
         }
+        .remembered()
     }
 }
 

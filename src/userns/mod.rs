@@ -14,11 +14,13 @@ use crate::state::{OuterRecord, Store};
 use crate::sys;
 
 mod freed;
+mod cold;
 mod helpers;
 mod refused;
 mod warm;
 
 pub use freed::once_freed;
+pub use cold::begin_new;
 pub use refused::explain as explain_refusal;
 
 const MAP_LIMIT: usize = 64 << 10;

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Step;
-use crate::error::{Error, Origin};
+use crate::error::Origin;
 use crate::host::{CgroupReading, HostFacts};
 use crate::sys::invalid::Call;
 
+mod after;
 mod caller;
 mod helpers;
 mod kernel;
@@ -100,6 +101,8 @@ pub struct Closed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trial {
+    /// A process, for the other trials.
+    Process,
     /// A user namespace with all ids of the caller's, as `run` makes it.
     Outer,
     /// A user namespace with her own id alone.
@@ -189,7 +192,8 @@ impl Readings {
     pub fn read(store: Option<&Path>, root: Option<&Path>) -> Self {
         let facts = HostFacts::probe();
         let places = Places::read(store, root);
-        let home = places.home.as_ref().map(|home| home.path.clone());
+        let home = places.home.as_ref().filter(|home| home.owner == facts.uid);
+        let home = home.map(|home| home.path.clone());
         let mut readings = Self {
             caller: Some(Caller::read(Some(&facts))),
             kernel: Some(Kernel::read()),
@@ -207,45 +211,6 @@ impl Readings {
         };
         readings.ask(&Call::EVERYWHERE);
         readings
-    }
-
-    /// What the rows of `step` need, after `error`, which counts as a trial.
-    pub(super) fn of_failure(step: Step, error: &Error, facts: Option<&HostFacts>) -> Self {
-        let mut readings = Self {
-            caller: Some(Caller::read(facts)),
-            facts: facts.cloned(),
-            ..Self::default()
-        };
-        let namespaces = [Step::UserNamespace, Step::IdHelper, Step::IdMap];
-        let mounts = [
-            Step::Mount,
-            Step::MountProc,
-            Step::MountSys,
-            Step::MountOverlay,
-        ];
-        if namespaces.contains(&step) || mounts.contains(&step) {
-            readings.kernel = Some(Kernel::read());
-            readings.forget_inner_limit(facts);
-            readings.ask(&Call::EVERYWHERE);
-        }
-        if step == Step::IdHelper {
-            readings.helpers = Some(Helper::both(facts));
-            readings.subids = facts.map(SubIds::read);
-        }
-        readings.trials = failure(step, error);
-        readings
-    }
-
-    /// In a user namespace of our own the limit that can be read is not the one that was reached.
-    fn forget_inner_limit(&mut self, facts: Option<&HostFacts>) {
-        let outside = facts.is_some_and(|facts| !facts.in_user_namespace);
-        if let Some(kernel) = self
-            .kernel
-            .as_mut()
-            .filter(|_| outside && kernel::in_user_namespace())
-        {
-            kernel.max_user_namespaces = None;
-        }
     }
 
     /// Asks who answers `calls`.
@@ -271,6 +236,18 @@ impl Readings {
         self.trials.get(&trial) == Some(&Outcome::Works)
     }
 
+    /// Whether what failed, if a command did, may have failed for a cause that gives one of `errnos`.
+    pub fn may_be(&self, errnos: &[i32]) -> bool {
+        let failure = self.failure.as_ref();
+        failure.is_none_or(|failed| errnos.contains(&failed.errno()))
+    }
+
+    /// Whether what failed, if a command did, has to do with `word`.
+    pub fn may_concern(&self, word: &str) -> bool {
+        let failure = self.failure.as_ref();
+        failure.is_none_or(|failed| failed.message.contains(word))
+    }
+
     /// The error number with which a filter answers `call`.
     pub fn filtered(&self, call: &str) -> Option<i32> {
         self.calls.get(call).copied().flatten()
@@ -293,23 +270,4 @@ impl Readings {
     pub fn user_namespace_works(&self) -> bool {
         self.works(Trial::Outer) || self.works(Trial::SingleId)
     }
-}
-
-/// The trial that a failed step amounts to.
-fn failure(step: Step, error: &Error) -> BTreeMap<Trial, Outcome> {
-    let trial = match step {
-        Step::UserNamespace | Step::IdHelper | Step::IdMap => Trial::Outer,
-        Step::Mount => Trial::Tmpfs,
-        Step::MountProc => Trial::Proc,
-        Step::MountSys => Trial::Sysfs,
-        Step::MountOverlay => Trial::Overlay,
-        Step::Keyring => Trial::Keyring,
-        _ => return BTreeMap::new(),
-    };
-    let failed = Failed {
-        origin: error.origin().cloned(),
-        step: Some(step),
-        message: error.message(),
-    };
-    BTreeMap::from([(trial, Outcome::Failed(failed))])
 }

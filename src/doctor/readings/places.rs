@@ -38,7 +38,7 @@ pub struct Place {
     pub read_only: bool,
     /// Whether it is mounted noexec.
     pub noexec: bool,
-    /// The bytes that are left to the caller.
+    /// The bytes that are left to the caller; `None`: the filesystem does not count them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub free_bytes: Option<u64>,
     /// The inodes that are left; `None`: the filesystem does not count them.
@@ -76,8 +76,7 @@ impl Places {
         let opened = state::Store::open(root).err();
         let state = state.ok().map(|path| Place::read(&path));
         let cannot_make = state.as_ref().and_then(|place| {
-            let missing = place.nearest != place.path;
-            place.refuses.filter(|_| missing).map(|errno| {
+            place.refuses.map(|errno| {
                 sys::Error::new("mkdir", format!("{:?}, 0700", place.path), errno).to_string()
             })
         });
@@ -113,7 +112,8 @@ impl Place {
         if let Ok(found) = rustix::fs::statvfs(nearest) {
             place.read_only = found.f_flag.contains(StatVfsMountFlags::RDONLY);
             place.noexec = found.f_flag.contains(StatVfsMountFlags::NOEXEC);
-            place.free_bytes = Some(found.f_bavail.saturating_mul(found.f_frsize));
+            let free = found.f_bavail.saturating_mul(found.f_frsize);
+            place.free_bytes = (found.f_blocks > 0).then_some(free);
             place.free_inodes = (found.f_files > 0).then_some(found.f_favail);
         }
         place

@@ -2,7 +2,7 @@
 
 use super::{Found, Row};
 use crate::doctor::finding::{Area, Weight, Who};
-use crate::doctor::readings::{Caller, Failed, Helper, Readings, Trial};
+use crate::doctor::readings::{Caller, Failed, Helper, Readings, Seen, Trial};
 use crate::doctor::step::Step;
 use crate::host::{HelperObstacle, HostFacts, IdRange};
 
@@ -335,7 +335,9 @@ fn failed(readings: &Readings) -> Option<Found> {
     let (_, helpers, _, failed) = robbed(readings)?;
     let explained: [fn(&Readings) -> Option<Found>; 4] =
         [no_new_privileges, nosuid, no_privilege, bounding_set];
-    if explained.iter().any(|look| look(readings).is_some()) {
+    let proc = readings.mounts.as_ref().map(|mounts| &mounts.proc);
+    let read_only = proc == Some(&Seen::ReadOnly);
+    if read_only || explained.iter().any(|look| look(readings).is_some()) {
         return None;
     }
     Found::new(

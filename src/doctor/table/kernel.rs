@@ -13,6 +13,9 @@ const MOUNT_API_SINCE: (u32, u32) = (5, 12);
 const CALLS: [&str; 4] = ["clone3", "openat2", "close_range", "pidfd_open"];
 const CALLS_SINCE: (u32, u32) = (5, 9);
 
+/// What is answered in the kernel's stead.
+const STOPPED: [i32; 3] = [libc::ENOSYS, libc::EPERM, libc::EACCES];
+
 pub(super) const ROWS: [Row; 2] = [
     Row {
         code: "LDG-KERNEL-MOUNT-API",
@@ -52,6 +55,7 @@ fn who(readings: &Readings, since: (u32, u32)) -> String {
 
 fn mount_api(readings: &Readings) -> Option<Found> {
     let missing = missing(readings, &MOUNT_API);
+    readings.may_be(&STOPPED).then_some(())?;
     if missing.is_empty() || readings.filtered("mount").is_some() {
         return None;
     }
@@ -65,6 +69,7 @@ fn mount_api(readings: &Readings) -> Option<Found> {
 
 fn calls(readings: &Readings) -> Option<Found> {
     let missing = missing(readings, &CALLS);
+    readings.may_be(&STOPPED).then_some(())?;
     if missing.is_empty() {
         return None;
     }

@@ -83,6 +83,7 @@ pub(super) const ROWS: [Row; 12] = [
 ];
 
 fn tun(readings: &Readings) -> Option<Found> {
+    readings.may_concern("/dev/net/tun").then_some(())?;
     let what = match readings.devices.as_ref()?.tun {
         Device::Usable => return None,
         Device::Denied => "/dev/net/tun is there, and closed to you",
@@ -97,6 +98,7 @@ fn tun(readings: &Readings) -> Option<Found> {
 }
 
 fn fuse(readings: &Readings) -> Option<Found> {
+    readings.may_concern("/dev/fuse").then_some(())?;
     let what = match readings.devices.as_ref()?.fuse {
         Device::Usable => return None,
         Device::Denied => "/dev/fuse is there, and closed to you",
@@ -111,6 +113,7 @@ fn fuse(readings: &Readings) -> Option<Found> {
 }
 
 fn shm(readings: &Readings) -> Option<Found> {
+    readings.may_concern("/dev/shm").then_some(())?;
     let what = match readings.devices.as_ref()?.shm {
         Device::Usable => return None,
         Device::Denied => "/dev/shm cannot be written to",
@@ -166,20 +169,23 @@ fn limit<'a>(readings: &'a Readings, name: &str) -> Option<&'a Limit> {
 
 fn nproc(readings: &Readings) -> Option<Found> {
     let limit = limit(readings, "RLIMIT_NPROC")?;
-    let reached = readings
-        .failure
-        .as_ref()
-        .is_some_and(|failed| failed.errno() == libc::EAGAIN);
+    let no_process = readings.failed(&[Trial::Process]);
+    let reached = no_process.or(readings.failure.as_ref());
+    let reached = reached.is_some_and(|failed| failed.errno() == libc::EAGAIN);
     let used = readings.limits.as_ref().and_then(|limits| limits.tasks);
     let few = used.is_some_and(|used| limit.soft.saturating_sub(used) < FEW_TASKS);
-    // A row for a failure is for the one that this limit gives.
+    // After a failure, it is the cause only of what this limit gives.
     if limit.soft == u64::MAX || !(reached || (few && readings.failure.is_none())) {
         return None;
     }
+    let weight = match no_process {
+        Some(_) => Weight::Blocks,
+        None => Weight::Costs,
+    };
     let name = readings.name();
     let used = used.map_or_else(String::new, |used| format!(", of which {used} are in use"));
     Found::new(
-        Weight::Costs,
+        weight,
         format!(
             "{name} may have {} processes and threads (RLIMIT_NPROC){used}",
             limit.soft
@@ -287,6 +293,7 @@ fn oom_score(readings: &Readings) -> Option<Found> {
 }
 
 fn ping(readings: &Readings) -> Option<Found> {
+    readings.may_concern("ping_group_range").then_some(())?;
     let (first, last) = readings.limits.as_ref()?.ping_groups?;
     let gid = u64::from(readings.caller.as_ref()?.gid);
     if (first..=last).contains(&gid) {

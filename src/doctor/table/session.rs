@@ -5,7 +5,7 @@ use crate::doctor::finding::{Area, Weight, Who};
 use crate::doctor::readings::{Readings, Session};
 use crate::doctor::step::Step;
 
-const STEPS: &[Step] = &[Step::Session, Step::Cgroup];
+const STEPS: &[Step] = &[Step::Session];
 
 const fn row(code: &'static str, who: Who, look: fn(&Readings) -> Option<Found>) -> Row {
     Row {
@@ -116,7 +116,7 @@ fn no_systemd(readings: &Readings) -> Option<Found> {
 
 fn no_bus(readings: &Readings) -> Option<Found> {
     let (session, uid) = session(readings)?;
-    if !session.has_systemd || !session.systemd.sockets.is_empty() {
+    if !session.systemd.sockets.is_empty() {
         return None;
     }
     Found::new(
@@ -131,7 +131,11 @@ fn no_bus(readings: &Readings) -> Option<Found> {
 
 fn kill_user_processes(readings: &Readings) -> Option<Found> {
     let (session, _) = session(readings)?;
-    let logout = session.systemd.logout.as_ref()?;
+    let logout = session
+        .systemd
+        .logout
+        .as_ref()
+        .filter(|_| readings.failure.is_none())?;
     if logout.kill_user_processes != Some(true) {
         return None;
     }
@@ -145,7 +149,11 @@ fn kill_user_processes(readings: &Readings) -> Option<Found> {
 
 fn no_linger(readings: &Readings) -> Option<Found> {
     let (session, _) = session(readings)?;
-    let logout = session.systemd.logout.as_ref()?;
+    let logout = session
+        .systemd
+        .logout
+        .as_ref()
+        .filter(|_| readings.failure.is_none())?;
     if logout.lingering || session.systemd.sockets.is_empty() {
         return None;
     }

@@ -13,6 +13,12 @@ const FEW_INODES: u64 = 10_000;
 
 const FILES: &[Step] = &[Step::Store, Step::State, Step::File];
 
+/// What the kernel says where a file cannot be made for want of permission, or of a directory.
+const DENIED: [i32; 3] = [libc::EACCES, libc::EPERM, libc::ENOENT];
+
+/// What it says where there is no room.
+const FULL: [i32; 2] = [libc::ENOSPC, libc::EDQUOT];
+
 const fn row(code: &'static str, who: Who, look: fn(&Readings) -> Option<Found>) -> Row {
     Row {
         code,
@@ -48,6 +54,7 @@ fn store(readings: &Readings) -> Option<&Place> {
 }
 
 fn unreachable(readings: &Readings) -> Option<Found> {
+    readings.may_be(&[libc::EACCES]).then_some(())?;
     let closed = readings.closed.as_ref()?;
     let directory = closed.directory.display();
     Found::new(
@@ -66,14 +73,15 @@ fn state_place(readings: &Readings) -> Option<Found> {
     let places = readings.places.as_ref()?;
     let why = places.no_state.as_ref()?;
     Found::new(
-        Weight::Blocks,
+        Weight::Costs,
         format!("there is no place for the state of containers: {why}"),
-        "no container can be made without naming one",
+        "no container can be made without --root, which names one",
         "lodger --root DIR … with a directory that only you can write to, on a filesystem of this machine",
     )
 }
 
 fn missing(readings: &Readings) -> Option<Found> {
+    readings.may_be(&DENIED).then_some(())?;
     let places = readings.places.as_ref()?;
     let what = match &places.home {
         None if places.store.is_none() => {
@@ -96,6 +104,7 @@ fn missing(readings: &Readings) -> Option<Found> {
 }
 
 fn foreign(readings: &Readings) -> Option<Found> {
+    readings.may_be(&DENIED).then_some(())?;
     let places = readings.places.as_ref()?;
     let uid = readings.caller.as_ref()?.uid;
     let home = places
@@ -134,47 +143,53 @@ fn read_only(readings: &Readings) -> Option<Found> {
     )
 }
 
+/// Whether a command failed for want of room, so that what is left is not asked for being little.
+fn is_full(readings: &Readings) -> bool {
+    readings.failure.is_some() && readings.may_be(&FULL)
+}
+
 fn inodes(readings: &Readings) -> Option<Found> {
+    readings.may_be(&FULL).then_some(())?;
     let store = store(readings)?;
-    let free = store.free_inodes.filter(|free| *free < FEW_INODES)?;
+    let few = if is_full(readings) {
+        FEW_INODES / 100
+    } else {
+        FEW_INODES
+    };
+    let free = store.free_inodes.filter(|free| *free < few)?;
+    let place = store.nearest.display();
     Found::new(
         Weight::Costs,
-        format!(
-            "{} has {free} inodes left, of which every file of an image takes one",
-            store.nearest.display()
-        ),
+        format!("{place} has {free} inodes left, of which every file takes one"),
         "images with many files cannot be unpacked there (ENOSPC, EDQUOT)",
-        format!(
-            "lodger image gc; what has the most files: du --inodes -d1 {} | sort -n | tail",
-            store.nearest.display()
-        ),
+        format!("lodger image gc; du --inodes -d1 {place} | sort -n | tail"),
     )
 }
 
 fn bytes(readings: &Readings) -> Option<Found> {
+    readings.may_be(&FULL).then_some(())?;
     let store = store(readings)?;
-    let over_quota = readings.over_quota && store.free_inodes.is_none_or(|free| free > 0);
-    let free = store
-        .free_bytes
-        .filter(|free| *free < FEW_BYTES || over_quota)?;
-    let left = match over_quota && free >= FEW_BYTES {
+    let full = is_full(readings);
+    if full && inodes(readings).is_some() {
+        return None;
+    }
+    let free = store.free_bytes.filter(|free| *free < FEW_BYTES || full)?;
+    let left = match readings.over_quota && free >= FEW_BYTES {
         true => "has room, but your quota on it is used up (EDQUOT)".to_owned(),
         false => format!("has {} MiB left", free >> 20),
     };
+    let place = store.nearest.display();
     Found::new(
         Weight::Costs,
-        format!("{}, where images are kept, {left}", store.nearest.display()),
+        format!("{place} ({}) {left}", store.filesystem),
         "larger images cannot be unpacked there (ENOSPC, EDQUOT)",
-        format!(
-            "lodger image gc; or lodger --store DIR …; your quota: quota -s; what is large: du -sh {}/*",
-            store.nearest.display()
-        ),
+        format!("lodger image gc; quota -s; du -sh {place}/* | sort -h | tail"),
     )
 }
 
 fn noexec(readings: &Readings) -> Option<Found> {
     let store = store(readings)?;
-    if !store.noexec {
+    if !store.noexec || !readings.may_be(&[libc::EACCES]) {
         return None;
     }
     Found::new(
@@ -189,7 +204,11 @@ fn noexec(readings: &Readings) -> Option<Found> {
 }
 
 fn no_attributes(readings: &Readings) -> Option<Found> {
-    let failed = readings.failed(&[Trial::Xattr])?;
+    let of_command = readings.failure.as_ref().filter(|failed| {
+        let call = failed.origin.as_ref().map(|origin| origin.call.as_str());
+        call.is_some_and(|call| call.contains("setxattr"))
+    });
+    let failed = readings.failed(&[Trial::Xattr]).or(of_command)?;
     let store = store(readings)?;
     let refused = [libc::EOPNOTSUPP, libc::EPERM, libc::ENOSYS];
     if !refused.contains(&failed.errno()) {
@@ -210,7 +229,13 @@ fn no_attributes(readings: &Readings) -> Option<Found> {
 
 fn chown(readings: &Readings) -> Option<Found> {
     let everywhere = readings.failed(&[Trial::Chown]);
-    let failed = everywhere.or_else(|| readings.failed(&[Trial::ChownStore]))?;
+    let of_command = readings.failure.as_ref().filter(|failed| {
+        let call = failed.origin.as_ref().map(|origin| origin.call.as_str());
+        call.is_some_and(|call| call.contains("chown")) && failed.is_denied()
+    });
+    let failed = everywhere
+        .or_else(|| readings.failed(&[Trial::ChownStore]))
+        .or(of_command)?;
     let place = match (everywhere, store(readings)) {
         (None, Some(store)) => format!("{} ({})", store.nearest.display(), store.filesystem),
         _ => "every filesystem, also in memory".to_owned(),
@@ -228,7 +253,9 @@ fn chown(readings: &Readings) -> Option<Found> {
 
 fn network(readings: &Readings) -> Option<Found> {
     let store = store(readings)?;
-    if !store.is_remote {
+    if !store.is_remote
+        || !readings.may_be(&[libc::EOPNOTSUPP, libc::EPERM, libc::ENOLCK, libc::ESTALE])
+    {
         return None;
     }
     Found::new(

@@ -6,7 +6,13 @@ use crate::doctor::readings::{Failed, Readings, Trial};
 pub(super) const CODE: &str = "LDG-UNEXPLAINED";
 
 /// What each failure means, if nothing heavier is known; what comes first stands for what follows from it.
-const MEANING: [(Trial, Weight, Area, &str); 11] = [
+const MEANING: [(Trial, Weight, Area, &str); 12] = [
+    (
+        Trial::Process,
+        Weight::Blocks,
+        Area::Limits,
+        "no container can be made: it takes processes",
+    ),
     (
         Trial::SingleId,
         Weight::Blocks,
@@ -77,15 +83,15 @@ const MEANING: [(Trial, Weight, Area, &str); 11] = [
 
 /// The first failure that no finding is heavy enough for.
 pub(super) fn look(readings: &Readings, findings: &[Finding]) -> Option<Finding> {
-    let explained = |weight: Weight| {
-        let of_this = [Area::UserNamespace, Area::Ids, Area::Mounts];
+    let explained = |area: Area, weight: Weight| {
+        let about = |finding: &Finding| finding.area == area || finding.weight == Weight::Blocks;
         findings
             .iter()
-            .any(|finding| of_this.contains(&finding.area) && finding.weight <= weight)
+            .any(|finding| about(finding) && finding.weight <= weight)
     };
     MEANING.iter().find_map(|(trial, weight, area, costs)| {
         let failed = readings.failed(&[*trial])?;
-        (!explained(*weight)).then(|| Finding {
+        (!explained(*area, *weight)).then(|| Finding {
             code: CODE.to_owned(),
             area: *area,
             weight: *weight,
