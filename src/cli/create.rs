@@ -237,7 +237,7 @@ type After = (Runner, Poststop);
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(common.id())?;
     let preserved = common.io.preserved()?;
-    let facts = HostFacts::probe();
+    let facts = global.facts()?;
     // It may begin anew: nothing is made before.
     protect::against_overwriting(&facts, preserved.count)?;
     let image = image_run::prepare(global, common, &facts, until == Until::Foreground)?;

@@ -7,8 +7,9 @@ use clap::ValueEnum;
 
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
-use crate::host::HostFacts;
+use crate::host::{HostFacts, IdWish};
 use crate::log::{Format, Level};
+use crate::plan::idmap;
 use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy, Choices, Note, ProcMode};
 
 /// Options before the command.
@@ -48,6 +49,17 @@ pub(crate) struct Global {
     /// What becomes of limits that nobody can keep [default: strict where the config has limits]
     #[arg(long, value_name = "POLICY")]
     cgroup_policy: Option<CgroupPolicy>,
+    /// Map your own id alone, although there are subordinate ones
+    #[arg(
+        long,
+        global = true,
+        display_order = 510,
+        conflicts_with = "require_subids"
+    )]
+    single_id: bool,
+    /// Make nothing where there are no subordinate ids to be had, for whatever reason
+    #[arg(long, global = true, display_order = 510)]
+    require_subids: bool,
     /// Taken because engines give it: true or auto, as lodger always is
     #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: String,
@@ -114,6 +126,28 @@ impl Global {
         }
     }
 
+    /// What is asked of the ids.
+    pub(super) fn id_wish(&self) -> IdWish {
+        match (self.single_id, self.require_subids) {
+            (true, _) => IdWish::Single,
+            (false, true) => IdWish::Subordinate,
+            (false, false) => IdWish::Any,
+        }
+    }
+
+    /// The facts, with what is asked of the ids.
+    ///
+    /// # Errors
+    /// There is only one id, and `--require-subids` was given.
+    pub(super) fn facts(&self) -> Result<HostFacts> {
+        let mut facts = HostFacts::probe();
+        facts.id_wish = self.id_wish();
+        if facts.id_wish == IdWish::Subordinate {
+            require_subordinate(&facts)?;
+        }
+        Ok(facts)
+    }
+
     /// Where images are kept, absolute; `None`: in the default place.
     pub(crate) fn store(&self) -> Option<&Path> {
         self.store.as_deref()
@@ -146,6 +180,20 @@ impl Global {
             .collect::<Result<_>>()?;
         Ok(())
     }
+}
+
+fn require_subordinate(facts: &HostFacts) -> Result<()> {
+    let Some(cause) = idmap::single_id_cause(facts) else {
+        return Ok(());
+    };
+    let error =
+        Error::new("there are no subordinate ids to be had, and --require-subids was given")
+            .because(cause.why)
+            .hint(cause.remedy);
+    Err(match cause.code {
+        Some(code) => error.code(code),
+        None => error,
+    })
 }
 
 /// The words for yes and no are those of Go's strconv.ParseBool, which runc uses.

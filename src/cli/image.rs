@@ -3,6 +3,7 @@
 use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::host::{HostFacts, Joinable};
+use crate::image::Owners;
 use crate::image::flatten::Copied;
 use crate::image::store::{ImageRecord, ImageStore};
 use crate::log::Log;
@@ -133,6 +134,33 @@ pub(super) fn is_foreign(store: &ImageStore) -> Result<bool> {
     Ok(stat.st_uid != sys::cred::uid())
 }
 
+/// Refuses an image whose files belong to ids that the caller's containers do not have: she had them once, or has but her own.
+pub(super) fn require_owners(image: &ImageRecord, facts: &HostFacts) -> Result<()> {
+    let now = Owners::of_caller(facts, false);
+    let is_squashed = matches!(&image.owners, Owners::Squashed { uid, .. } if *uid == facts.uid);
+    if is_squashed || image.owners == now {
+        return Ok(());
+    }
+    let again = |options: &str| format!("`lodger image import {options}SOURCE {}`", image.name);
+    let Some(cause) = plan::idmap::single_id_cause(facts) else {
+        return Err(
+            Error::new("its files belong to other subordinate ids than you have now")
+                .hint(format!("import it again: {}", again(""))),
+        );
+    };
+    let error = Error::new("its files belong to subordinate ids, of which the container has none")
+        .because(cause.why)
+        .hint(format!(
+            "import it again, with all files your own: {}; with subordinate ids it runs as well",
+            again("--squash-owners ")
+        ))
+        .hint(cause.remedy);
+    Err(match cause.code {
+        Some(code) => error.code(code),
+        None => error,
+    })
+}
+
 /// What there is to say of a copy of an image's files.
 pub(super) fn notes_of_copy(copied: &Copied) -> Vec<Note> {
     let lost = &copied.without_xattrs;
@@ -157,7 +185,7 @@ pub(super) fn notes_of_copy(copied: &Copied) -> Vec<Note> {
 /// Enters the outer user namespace, in which files of subordinate ids are the caller's.
 fn enter(global: &Global, facts: &HostFacts) -> Result<()> {
     let state = Store::open_or_make(global.root.as_deref())?;
-    let outer = plan::idmap::outer(facts);
+    let outer = plan::idmap::workplace(facts);
     userns::begin(&outer, &state, &Joinable::default())?.finish()?;
     Ok(())
 }

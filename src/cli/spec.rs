@@ -75,7 +75,7 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 
 /// Does what `plan` asks.
 pub(crate) fn plan(global: &Global, args: &PlanArgs) -> Result<u8> {
-    let mut facts = HostFacts::probe();
+    let mut facts = global.facts()?;
     super::cgroups::look_at_session(global.cgroups(), &mut facts);
     let config = read_config(&args.bundle, None)?;
     let bundle = match config.parse_if_it_joins(&mut facts)? {

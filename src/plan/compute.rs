@@ -108,6 +108,7 @@ impl Plan {
             },
             _ => return Err(problems),
         };
+        plan.fit_one_level(facts)?;
         plan.note_hidden_init();
         Ok(plan)
     }

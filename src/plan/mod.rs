@@ -150,6 +150,12 @@ pub enum Outer {
         /// The gids of O.
         gids: Vec<IdRange>,
     },
+    /// There is none: the caller may have one user namespace, and C is that. Its maps are written from the caller's.
+    OneLevel {
+        /// Absolute paths of newuidmap and newgidmap; `None`: C has only the caller's own ids, setgroups(2) denied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        helpers: Option<[PathBuf; 2]>,
+    },
     /// Made with unshare(2) and mapped by itself: only the caller's own ids, setgroups(2) denied.
     SingleId {
         /// The caller's uid.
@@ -424,6 +430,7 @@ mod net_devices;
 mod note;
 pub mod notify;
 mod number_set;
+pub mod one_level;
 mod options;
 mod overlay;
 mod process;
@@ -432,6 +439,7 @@ pub mod resources;
 mod root;
 mod scheduling;
 mod seccomp;
+mod single_id;
 mod sysctl;
 mod time_offsets;
 pub mod unit_annotations;
@@ -463,3 +471,4 @@ pub use seccomp::{
     Seccomp, SeccompAction, SeccompCondition, SeccompFlag, SeccompListener, SeccompOperator,
     SeccompRule, seccomp,
 };
+pub use single_id::SingleIdCause;

@@ -4,7 +4,6 @@ use super::progress::{Bars, Lines, Quiet};
 use super::{enter, own_store, print};
 use crate::cli::{Global, size};
 use crate::error::{Error, Result};
-use crate::host::HostFacts;
 use crate::image::import::{Imported, Progress, Request};
 use crate::image::source::{Platform, Reference, Source};
 use crate::image::store::check_name;
@@ -106,7 +105,7 @@ fn run(global: &Global, args: &Args) -> Result<Imported> {
         None => Platform::host(),
     };
     let limits = args.limits();
-    let facts = HostFacts::probe();
+    let facts = global.facts()?;
     let store = own_store(global)?;
     let _lock = store.lock_shared()?;
     let request = Request {
