@@ -29,11 +29,12 @@ plan_apparmor() {
         return
     fi
     if [ -n "$paths" ]; then
+        look "$profile_paths_path"
         {
-            [ ! -f "$root/$profile_paths_path" ] || cat "$root/$profile_paths_path"
+            [ ! -f "$seen" ] || cat "$seen"
             set -f
             for path in $paths; do
-                grep -qxF "@{lodger} += $path" "$root/$profile_paths_path" 2>/dev/null || say "@{lodger} += $path"
+                grep -qxF "@{lodger} += $path" "$seen" 2>/dev/null || say "@{lodger} += $path"
             done
             set +f
         } >"$stage/whole"
@@ -43,8 +44,7 @@ plan_apparmor() {
     change "$profile_path" <"$file"
 }
 
-# The key, the least that is enough, and what the kernel has by itself where it is told nothing. The lowest gid is in
-# ping_group_range's first number, the highest in its second.
+# The key, the least that is enough (two numbers: the range must hold that one), and what the kernel has by itself.
 sysctls() {
     cat <<'END'
 user.max_user_namespaces|10000|10000
@@ -91,9 +91,10 @@ plan_sysctl() {
     : >"$stage/values"
     : >"$stage/was"
     sysctls >"$stage/sysctls"
+    look "$sysctl_path"
     while IFS='|' read -r key least kernels; do
         value=$(value_of "$key" "$kernels")
-        ours=$(setting "$key" "$root/$sysctl_path")
+        ours=$(setting "$key" "$seen")
         if ! enough "$value" "$least"; then
             say "$key=$least" >>"$stage/values"
             say "$key=$value" >>"$stage/was"
@@ -109,7 +110,7 @@ plan_sysctl() {
     fi
     change "$sysctl_path" <"$stage/whole"
     # What the file says may have been changed by hand at run time.
-    if [ -z "$entry" ] && [ -n "$live" ] && [ -s "$stage/values" ]; then remember "$sysctl_path" && mv "$stage/new" "$entry/new"; fi
+    if [ -z "$entry" ] && [ -n "$live" ] && [ -s "$stage/values" ]; then begin "$sysctl_path"; fi
     [ -z "$entry" ] || cp "$stage/values" "$stage/was" "$entry/"
 }
 
@@ -181,7 +182,7 @@ status() {
             $1 in there && !seen[$1]++ { print $1 in name ? name[$1] : $1 }' "$stage/passwd" "$root/etc/subuid" 2>/dev/null | sort -u) || names=
     fi
     find_users
-    inventory | awk -v size="$size" -f "$parts/taken.awk" >"$stage/taken"
+    look_at_ranges
     while IFS=: read -r name uid; do
         line="$name: uids $(ranges uid "$name" "$uid"), gids $(ranges gid "$name" "$uid")"
         grep -qx "H $name" "$stage/taken" || { lacking=1; line="$line: less than $size"; }

@@ -11,6 +11,10 @@
     reason = "test code: it starts the program under test, writes bundles, and fails by panicking"
 )]
 
+mod admin;
+mod admin_changes;
+mod admin_lab;
+mod admin_ranges;
 mod attacks;
 mod audit;
 mod base;
