@@ -1,16 +1,16 @@
 # shellcheck shell=sh
 # --- what is installed: each plan_VERB plans changes ---
 
-# data FILE-IN-THE-SOURCE: where a file to install is, in the source or beside the installed parts.
+# data FILE INSTALLED: where a file to install is: in the source, or beside the installed parts.
 data() {
-    for place in "$here/../$1" "$parts/../${1##*/}"; do
+    for place in "$here/../$1" "$parts/../$2"; do
         [ ! -f "$place" ] || { say "$place"; return; }
     done
     die $failed "${1##*/} is missing beside $parts" "install lodger-admin again (contrib/install)"
 }
 
 plan_delegate() {
-    file=$(data systemd/user@.service.d/lodger-delegate.conf)
+    file=$(data systemd/user@.service.d/lodger-delegate.conf lodger-delegate.conf)
     change "$delegate_path" <"$file"
 }
 
@@ -40,7 +40,7 @@ plan_apparmor() {
         } >"$stage/whole"
         change "$profile_paths_path" <"$stage/whole"
     fi
-    file=$(data contrib/apparmor/lodger)
+    file=$(data contrib/apparmor/lodger apparmor/lodger)
     change "$profile_path" <"$file"
 }
 
