@@ -71,7 +71,9 @@ activation() {
     [ -n "$live" ] || return 0
     case $1 in
     "$linger_path"/*)
-        [ ! -d /run/systemd/system ] || if [ -f "$2/new" ]; then say "loginctl enable-linger ${1##*/}"; else say "loginctl disable-linger ${1##*/}"; fi
+        able=disable
+        [ ! -f "$2/new" ] || able=enable
+        [ ! -d /run/systemd/system ] || say "loginctl $able-linger ${1##*/}"
         ;;
     "$delegate_path") [ ! -d /run/systemd/system ] || say "systemctl daemon-reload" ;;
     "$profile_path" | "$profile_paths_path")

@@ -99,7 +99,7 @@ plan_subids() {
 # Ranges of different owners that meet.
 overlaps() {
     for kind in uid gid; do
-        grep "^I .* $kind" "$stage/taken" | sort -k 2,2n | awk -v kind="$kind" '
+        awk -v kind="$kind" '$1 == "I" && $4 == kind' "$stage/taken" | sort -k 2,2n | awk -v kind="$kind" '
             function whose(name) { return name == "" ? "the id of a user or group" : "of " name }
             NR > 1 && $2 <= last && $5 != owner {
                 printf "/etc/sub%s: %s: %s is also %s\n", kind, $2, whose($5), whose(owner)

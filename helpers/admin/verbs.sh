@@ -87,7 +87,7 @@ enough() {
 }
 
 plan_sysctl() {
-    say "# What containers without root need of the kernel; made by lodger-admin. The sign - is for kernels without the key." >"$stage/whole"
+    say "# What containers without root need of the kernel; by lodger-admin. The - is for kernels without the key." >"$stage/whole"
     : >"$stage/values"
     : >"$stage/was"
     sysctls >"$stage/sysctls"
@@ -178,8 +178,9 @@ status() {
     lacking=
     if [ -z "$names$groups" ]; then
         database passwd >"$stage/passwd"
-        names=$(awk -F: 'NR == FNR { there[$1] = 1; there[$3] = 1; name[$3] = $1; next }
-            $1 in there && !seen[$1]++ { print $1 in name ? name[$1] : $1 }' "$stage/passwd" "$root/etc/subuid" 2>/dev/null | sort -u) || names=
+        names=$(awk -F: 'NR == FNR { there[$1] = 1; name[$3] = $1; next }
+            $1 in there { print $1; next }
+            $1 in name { print name[$1] }' "$stage/passwd" "$root/etc/subuid" 2>/dev/null | sort -u) || names=
     fi
     find_users
     look_at_ranges

@@ -189,7 +189,6 @@ fn a_kill_at_any_step_of_undo_leaves_the_rest_to_the_next() {
         let system = system();
         let old = system.tree();
         system.admin(&["-y", "subids", "ann"]).ok();
-        system.admin(&["-y", "linger", "ann"]).ok();
         let ran = killed_at(&system, UNDO_ALL, number);
         if ran.code == 0 {
             break;

@@ -107,6 +107,7 @@ fn a_prefix_in_a_home_gets_everything_and_gives_it_back() {
         ("share/systemd/user/lodger@.service", 0o644),
         ("share/systemd/user/lodger.slice", 0o644),
         ("share/man/man1/lodger.1", 0o644),
+        ("share/man/man8/lodger-admin.8", 0o644),
         ("share/bash-completion/completions/lodger", 0o644),
         ("share/zsh/site-functions/_lodger", 0o644),
         ("share/fish/vendor_completions.d/lodger.fish", 0o644),
@@ -267,7 +268,11 @@ fn there_is_a_man_page_for_each_verb() {
         .iter()
         .map(|verb| format!("lodger-{verb}.1"))
         .collect();
-    expected.extend(["lodger.1".to_owned(), "lodger-help.1".to_owned()]);
+    expected.extend([
+        "lodger.1".to_owned(),
+        "lodger-help.1".to_owned(),
+        "lodger-admin.8".to_owned(),
+    ]);
     pages.sort();
     expected.sort();
     assert_eq!(pages, expected);
