@@ -11,6 +11,11 @@
     reason = "test code: it starts the program under test, writes bundles, and fails by panicking"
 )]
 
+mod admin;
+mod admin_changes;
+mod admin_lab;
+mod admin_ranges;
+mod alone;
 mod attacks;
 mod audit;
 mod base;
@@ -70,6 +75,7 @@ mod image_stop;
 mod image_store;
 mod image_store_lab;
 mod image_victim;
+mod install;
 mod isolation;
 mod jobs;
 mod kills;
