@@ -124,6 +124,7 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     }
     let preserved = args.io.preserved()?;
     let mut facts = HostFacts::probe();
+    global.remember(&facts);
     protect::against_overwriting(&facts, preserved.count)?;
     let template = template(&entry, &record, args)?;
     let (mut process, notes) = process(&template, &record, &mut facts, args)?;

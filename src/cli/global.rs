@@ -1,5 +1,6 @@
 //! The options before the verb.
 
+use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
@@ -72,6 +73,9 @@ pub(crate) struct Global {
     /// How a container gets its /proc where the host's is masked [default: $LODGER_PROC, else new]
     #[arg(long, value_name = "HOW", global = true, display_order = 510)]
     proc: Option<ProcMode>,
+    /// What was read of the host before this process changed its namespaces.
+    #[arg(skip)]
+    known: OnceCell<HostFacts>,
 }
 
 impl Global {
@@ -142,10 +146,22 @@ impl Global {
     pub(super) fn facts(&self) -> Result<HostFacts> {
         let mut facts = HostFacts::probe();
         facts.id_wish = self.id_wish();
+        self.remember(&facts);
         if facts.id_wish == IdWish::Subordinate {
             require_subordinate(&facts)?;
         }
         Ok(facts)
+    }
+
+    /// Keeps `facts` for a diagnosis.
+    pub(super) fn remember(&self, facts: &HostFacts) {
+        // The first ones are those from before any change.
+        let _known_already = self.known.set(facts.clone());
+    }
+
+    /// The facts as they were read, if they were: a diagnosis begins with them.
+    pub(super) fn known(&self) -> Option<&HostFacts> {
+        self.known.get()
     }
 
     /// Where images are kept, absolute; `None`: in the default place.
