@@ -53,6 +53,7 @@ fn infer(origin: &Origin) -> Option<Step> {
     let full = [libc::ENOSPC, libc::EDQUOT, libc::EROFS].contains(&origin.errno);
     match origin.call.as_str() {
         "unshare" | "clone" | "clone3" if says("CLONE_NEWUSER") => Some(Step::UserNamespace),
+        "setns" if says("CLONE_NEWUSER") => Some(Step::UserNamespace),
         "clone" | "clone3" | "fork" | "vfork" => Some(Step::Process),
         "mount" | "fsopen" | "fsconfig" | "fsmount" if says("\"proc\"") => Some(Step::MountProc),
         "mount" | "fsopen" | "fsconfig" | "fsmount" if says("\"sysfs\"") => Some(Step::MountSys),
