@@ -207,7 +207,9 @@ apply() {
     if [ -n "$live" ] && [ "$(id -u)" != 0 ]; then die $not_root "this takes root" "sudo lodger-admin …, or --dry-run to look"; fi
     for place in etc var/lib; do ours "$place/lodger-admin"; done
     ours "$journal/x"
-    mkdir -p "$root/$journal" 2>/dev/null || die $not_root "$root/$journal cannot be made" "run this as root, or as the owner of $root"
+    # It has copies of files that not everybody may read, and a lock that nobody else is to take.
+    { mkdir -p "$root/var/lib" && (umask 077 && mkdir -p "$root/$journal"); } 2>/dev/null ||
+        die $not_root "$root/$journal cannot be made" "run this as root, or as the owner of $root"
     [ -w "$root/etc" ] || die $not_root "$root/etc cannot be written to" "run this as root, or as the owner of $root"
     command -v flock >/dev/null || die $failed "flock is missing" "install util-linux"
     # The kernel gives it back, however we end. No command outlives us with it.

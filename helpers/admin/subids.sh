@@ -9,6 +9,7 @@ database() {
 
 # Writes NAME:UID of everybody who is meant to $stage/users.
 find_users() {
+    [ ! -f "$stage/users" ] || return 0
     : >"$stage/found"
     database passwd >"$stage/passwd"
     database group >"$stage/group"

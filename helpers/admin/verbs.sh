@@ -138,6 +138,7 @@ plan_all() {
 
 # The entries of the last run, or of all, newest first; each must still have what we left, or what was there before.
 plan_undo() {
+    [ ! -d "$root/var/lib/lodger-admin" ] || [ -r "$root/$journal" ] || die $not_root "the journal is root's to read"
     # shellcheck disable=SC2012 # names of our own, which are numbers
     serials=$(ls "$root/$journal" 2>/dev/null | sort -rn) || serials=
     last=

@@ -40,6 +40,9 @@ fn undo_restores_what_was_there() {
     assert_eq!(mode & 0o7777, 0o640, "the mode stays");
     assert!(system.read("etc/subuid").starts_with("eve:100000:65536\n"));
 
+    let own = system.path("var/lib/lodger-admin").metadata().unwrap();
+    assert_eq!(own.mode() & 0o777, 0o700, "what it keeps is not for all");
+
     let dry = system.admin(&["--dry-run", "undo"]).ok();
     assert!(dry.contains("      - ann:"), "{dry}");
     system.admin(UNDO).ok();

@@ -294,3 +294,38 @@ fn systemd_has_nothing_to_say_about_the_units() {
     let ran = spawn(&mut command, b"").wait();
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
 }
+
+/// The drop-in is for a unit of systemd's own.
+#[test]
+fn systemd_has_nothing_to_say_about_the_drop_in() {
+    lodger_only!("the drop-in");
+    let unit = Path::new("/lib/systemd/system/user@.service");
+    if !Path::new("/usr/bin/systemd-analyze").exists() || !unit.exists() {
+        skip!("systemd is not installed");
+    }
+    let home = Home::new();
+    let directory = home.path("user@.service.d");
+    fs::create_dir(&directory).unwrap();
+    fs::copy(unit, home.path("user@.service")).unwrap();
+    let drop_in = directory.join("lodger-delegate.conf");
+    fs::copy(
+        source("systemd/user@.service.d/lodger-delegate.conf"),
+        &drop_in,
+    )
+    .unwrap();
+    let verify = || {
+        let mut command = Command::new("systemd-analyze");
+        command
+            .args(["--man=no", "verify", "user@1000.service"])
+            .env("SYSTEMD_UNIT_PATH", format!("{}:", home.0.path().display()));
+        spawn(&mut command, b"").wait()
+    };
+    let about_it = |ran: &Ran| ran.err.contains("lodger-delegate.conf");
+    let ran = verify();
+    assert!(!about_it(&ran), "{ran:?}");
+    // That it would say something.
+    let text = fs::read_to_string(&drop_in).unwrap();
+    fs::write(&drop_in, text.replace("Delegate=", "Delegat=")).unwrap();
+    let ran = verify();
+    assert!(about_it(&ran), "{ran:?}");
+}
