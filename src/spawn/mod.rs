@@ -508,7 +508,7 @@ fn undo(child: &Child, problem: Problem, stage: &SharedByte) -> Error {
 
 /// Kills the child and reaps it. ESRCH is as good: it has ended by itself.
 fn end(child: &Child) -> Option<Exit> {
-    let killed = sys::process::send_signal(&child.pidfd, nix::libc::SIGKILL);
+    let killed = sys::process::send_signal_to(child, nix::libc::SIGKILL);
     tracing::debug!("ending the process: {killed:?}");
     sys::process::wait(child).ok()
 }

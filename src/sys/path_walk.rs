@@ -251,7 +251,9 @@ fn mount_id(fd: BorrowedFd<'_>) -> Result<u64> {
     match rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
         Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Ok(found.stx_mnt_id),
         Ok(_) | Err(Errno::NOSYS | Errno::PERM) => {
-            super::fd::information(fd, "mnt_id:").ok_or(Errno::NOSYS)
+            let number = super::fd::information(fd, "mnt_id:");
+            let number = number.and_then(|number| u64::try_from(number).ok());
+            number.ok_or(Errno::NOSYS)
         }
         Err(e) => Err(e),
     }
