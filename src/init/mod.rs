@@ -8,6 +8,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::plan::idmap::maps_id;
 use crate::plan::{IdMapping, Namespace, Note, Plan, Process, UserNamespace};
@@ -203,7 +204,9 @@ impl Init<'_> {
         }
 
         self.enter(Stage::Sources);
-        sys::mount::make_all_slave().doing(|| "cannot leave mount propagation".to_owned())?;
+        sys::mount::make_all_slave()
+            .doing(|| "cannot leave mount propagation".to_owned())
+            .map_err(|e| e.step(Step::Mount))?;
         let sources = rootfs::Sources::open(plan)?;
         let proc = labels::open_proc(&plan.process.attributes)?;
         become_root(plan)?;

@@ -106,6 +106,12 @@ impl Outlets {
     /// Tells of `child`, which `kind` names to the one who gets the pidfd, as runc does.
     fn tell(&self, child: &Child, kind: &str) -> Result<()> {
         if let Some(receiver) = &self.pidfd {
+            if sys::pidfd::is_stand_in(&child.pidfd) {
+                return Err(Error::new("cannot hand over a pidfd")
+                    .because("there are none: this kernel (before Linux 5.2), or a filter around lodger, refuses them")
+                    .code("LDG-KERNEL-CALLS")
+                    .hint("leave out --pidfd-socket; --pid-file tells the process's number"));
+            }
             receiver.hand_over(kind, child.pidfd.as_fd())?;
         }
         match &self.pid_file {
@@ -220,11 +226,12 @@ impl Creation<'_> {
         } else {
             let flags = new_flags(self.plan) & !flag::CGROUP;
             let cgroup = cgroup.map(cgroup::Made::directory);
-            let cloned = match sys::process::clone_into(flags, cgroup) {
+            let clone = || sys::process::clone_into(flags, cgroup);
+            let cloned = match userns::once_freed(clone) {
                 // Before Linux 5.7, or as a filter feigns: it can be moved as well.
                 Err(cause) if in_cgroup && cause.is(nix::libc::ENOSYS) => {
                     in_cgroup = false;
-                    sys::process::clone(flags)
+                    userns::once_freed(|| sys::process::clone(flags))
                 }
                 cloned => cloned,
             };

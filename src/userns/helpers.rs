@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{explain_refusal, has_identity_maps, record_own, wrong_maps};
+use super::{explain_refusal, has_identity_maps, once_freed, record_own, wrong_maps};
 use crate::error::{Doing, Error, Result};
 use crate::host::IdRange;
 use crate::state::OuterRecord;
@@ -42,7 +42,7 @@ pub(super) fn begin(work: [(&PathBuf, &Vec<IdRange>); 2]) -> Result<Mapping> {
         .doing(what)?;
     let [uid, gid] = work.map(|(path, ids)| start(path, ids, &wait).doing(what));
     let helpers = [uid?, gid?];
-    sys::ns::unshare(sys::ns::flag::USER).map_err(explain_refusal)?;
+    once_freed(|| sys::ns::unshare(sys::ns::flag::USER)).map_err(explain_refusal)?;
     drop(go);
     let ids = work.map(|(_, ids)| ids.clone());
     Ok(Mapping { helpers, ids })

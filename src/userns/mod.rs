@@ -13,11 +13,13 @@ use crate::plan::{IdMapping, Outer};
 use crate::state::{OuterRecord, Store};
 use crate::sys;
 
+mod freed;
 mod cold;
 mod helpers;
 mod refused;
 mod warm;
 
+pub use freed::once_freed;
 pub use cold::begin_new;
 pub use refused::explain as explain_refusal;
 
@@ -106,7 +108,7 @@ fn enter_around(outer: &Outer, around: BorrowedFd<'_>) -> Result<Entering> {
 }
 
 fn enter_single_id(uid: u32, gid: u32) -> Result<()> {
-    sys::ns::unshare(sys::ns::flag::USER).map_err(explain_refusal)?;
+    once_freed(|| sys::ns::unshare(sys::ns::flag::USER)).map_err(explain_refusal)?;
     sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
     let own = |id| {
         [IdMapping {
