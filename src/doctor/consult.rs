@@ -49,7 +49,14 @@ fn step_of(error: &Error) -> Option<Step> {
         Some(origin) => infer(origin),
         None => by_message(&error.message()),
     };
-    error.failed_step().or_else(inferred)
+    match error.failed_step() {
+        // A path of the config may be a device's.
+        Some(Step::RootPath | Step::Mount | Step::File) if inferred() == Some(Step::Device) => {
+            Some(Step::Device)
+        }
+        Some(step) => Some(step),
+        None => inferred(),
+    }
 }
 
 fn infer(origin: &Origin) -> Option<Step> {

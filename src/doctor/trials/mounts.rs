@@ -112,7 +112,7 @@ fn mount(fstype: &str, place: &str, flags: MountFlags, options: &CStr) -> Result
 }
 
 fn by_descriptor(fstype: &str, place: &str, options: &CStr) -> sys::Result<()> {
-    let context = sys::mount::FsContext::open(fstype)?;
+    let mut context = sys::mount::FsContext::open(fstype)?;
     let options = options.to_string_lossy();
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
