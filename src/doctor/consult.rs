@@ -43,29 +43,61 @@ pub fn consult(error: Error, facts: Option<&HostFacts>) -> Error {
     hints.into_iter().take(MAX_HINTS).fold(error, Error::hint)
 }
 
-/// What was being done: as the error says, else as the system call tells.
+/// What was being done: as the error says, else as the system call or the message tells.
 fn step_of(error: &Error) -> Option<Step> {
-    error.failed_step().or_else(|| infer(error.origin()?))
+    let inferred = || match error.origin() {
+        Some(origin) => infer(origin),
+        None => by_message(&error.message()),
+    };
+    match error.failed_step() {
+        // A path of the config may be a device's.
+        Some(Step::RootPath | Step::Mount | Step::File) if inferred() == Some(Step::Device) => {
+            Some(Step::Device)
+        }
+        Some(step) => Some(step),
+        None => inferred(),
+    }
 }
 
 fn infer(origin: &Origin) -> Option<Step> {
     let says = |word: &str| origin.args.contains(word);
-    let full = [libc::ENOSPC, libc::EDQUOT, libc::EROFS].contains(&origin.errno);
+    let is = |errnos: &[i32]| errnos.contains(&origin.errno);
+    let place = |word: &str| says(&format!("\"{word}"));
     match origin.call.as_str() {
         "unshare" | "clone" | "clone3" if says("CLONE_NEWUSER") => Some(Step::UserNamespace),
         "setns" if says("CLONE_NEWUSER") => Some(Step::UserNamespace),
-        "clone" | "clone3" | "fork" | "vfork" => Some(Step::Process),
-        "mount" | "fsopen" | "fsconfig" | "fsmount" if says("\"proc\"") => Some(Step::MountProc),
-        "mount" | "fsopen" | "fsconfig" | "fsmount" if says("\"sysfs\"") => Some(Step::MountSys),
-        "mount" | "fsopen" | "fsconfig" | "fsmount" if says("\"overlay\"") => {
-            Some(Step::MountOverlay)
+        "unshare" | "clone" | "clone3" | "fork" | "vfork" => Some(Step::Process),
+        // What has no procfs has not what is in it.
+        _ if place("/proc/") && is(&[libc::ENOENT, libc::EROFS]) => Some(Step::MountProc),
+        "open_tree" | "openat" | "openat2" if place("/dev/") => Some(Step::Device),
+        "open_tree" | "openat" | "openat2" | "stat" | "chdir" if is(&[libc::EACCES]) => {
+            Some(Step::RootPath)
         }
-        "mount" | "fsopen" | "fsconfig" | "fsmount" | "move_mount" | "open_tree"
-        | "mount_setattr" | "umount2" | "pivot_root" => Some(Step::Mount),
+        "mount" | "fsopen" | "fsconfig" | "fsmount" => Some(match () {
+            () if says("\"proc\"") => Step::MountProc,
+            () if says("\"sysfs\"") => Step::MountSys,
+            () if says("\"overlay\"") => Step::MountOverlay,
+            () => Step::Mount,
+        }),
+        "move_mount" | "open_tree" | "mount_setattr" | "umount2" | "pivot_root" => {
+            Some(Step::Mount)
+        }
         "keyctl" => Some(Step::Keyring),
         "setrlimit" | "prlimit64" => Some(Step::Limit),
-        _ if full => Some(Step::File),
-        _ if [libc::EMFILE, libc::ENFILE].contains(&origin.errno) => Some(Step::File),
+        _ if is(&[libc::ENOSPC, libc::EDQUOT, libc::EROFS]) => Some(Step::File),
+        _ if is(&[libc::EMFILE, libc::ENFILE]) => Some(Step::File),
+        _ => None,
+    }
+}
+
+/// Where only the message tells: a config asks for what `plan` refuses, or a call is in the cause.
+fn by_message(message: &str) -> Option<Step> {
+    match message {
+        _ if message.contains("(\"/proc/") && message.contains("ENOENT") => Some(Step::MountProc),
+        _ if message.contains("nobody can keep this limit") => Some(Step::Cgroup),
+        _ if message.contains("/process/rlimits/") && message.contains("cannot be raised") => {
+            Some(Step::Limit)
+        }
         _ => None,
     }
 }

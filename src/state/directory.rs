@@ -105,7 +105,8 @@ pub(crate) fn make_parents(parent: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(parent)
-        .map_err(|e| Error::new(format!("cannot make the directory {parent:?}")).because(e))
+        .map_err(|e| sys::Error::new("mkdir", format!("{parent:?}, 0700"), e))
+        .doing(|| format!("cannot make the directory {parent:?}"))
 }
 
 /// The first of the usual places that this caller may use.

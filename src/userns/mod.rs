@@ -14,14 +14,14 @@ use crate::plan::{IdMapping, Outer, one_level};
 use crate::state::{OuterRecord, Store};
 use crate::sys;
 
-mod freed;
 mod cold;
+mod freed;
 mod helpers;
 mod refused;
 mod warm;
 
-pub use freed::once_freed;
 pub use cold::begin_new;
+pub use freed::once_freed;
 pub use refused::explain as explain_refusal;
 
 const MAP_LIMIT: usize = 64 << 10;

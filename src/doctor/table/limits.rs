@@ -245,20 +245,19 @@ fn nofile(readings: &Readings) -> Option<Found> {
 
 fn rlimit(readings: &Readings) -> Option<Found> {
     let failed = readings.failure.as_ref()?;
-    let origin = failed.origin.as_ref()?;
-    let of_limits = ["prlimit64", "prlimit", "setrlimit"].contains(&origin.call.as_str());
-    if !of_limits || origin.errno != libc::EPERM {
+    let args = failed
+        .origin
+        .as_ref()
+        .map_or("", |origin| origin.args.as_str());
+    if failed.origin.is_some() && failed.errno() != libc::EPERM {
         return None;
     }
     let facts = readings.facts.as_ref()?;
     let named = |text: &str| {
-        facts
-            .limits
-            .keys()
-            .find(|name| text.contains(name.as_str()))
-            .cloned()
+        let mut names = facts.limits.keys();
+        names.find(|name| text.contains(name.as_str())).cloned()
     };
-    let name = named(&origin.args).or_else(|| named(&failed.message))?;
+    let name = named(args).or_else(|| named(&failed.message))?;
     let hard = shown(facts.limits.get(&name)?.hard);
     let item = name.trim_start_matches("RLIMIT_").to_lowercase();
     Found::new(

@@ -42,7 +42,9 @@ const PROC: &[Step] = &[
     Step::MountProc,
 ];
 
-pub(super) const ROWS: [Row; 9] = [
+const SYS: &[Step] = &[Step::MountSys];
+
+pub(super) const ROWS: [Row; 11] = [
     row("LDG-PROC-NONE", Who::Surroundings, PROC, proc_none),
     row("LDG-PROC-READONLY", Who::Surroundings, PROC, proc_read_only),
     row("LDG-MOUNT-SECCOMP", Who::Surroundings, ANY, seccomp),
@@ -53,12 +55,9 @@ pub(super) const ROWS: [Row; 9] = [
         &[Step::MountProc],
         proc_masked,
     ),
-    row(
-        "LDG-SYS-MASKED",
-        Who::Surroundings,
-        &[Step::MountSys],
-        sys_masked,
-    ),
+    row("LDG-SYS-MASKED", Who::Surroundings, SYS, sys_masked),
+    row("LDG-SYS-READONLY", Who::Surroundings, SYS, sys_read_only),
+    row("LDG-SYS-NONE", Who::Surroundings, SYS, sys_none),
     row("LDG-SYS-NETNS", Who::You, &[Step::MountSys], sys_network),
     row(
         "LDG-OVERLAY-KERNEL",
@@ -192,19 +191,34 @@ fn proc_masked(readings: &Readings) -> Option<Found> {
 }
 
 fn sys_masked(readings: &Readings) -> Option<Found> {
-    let mounts = readings.mounts.as_ref()?;
-    let seen = match &mounts.sys {
-        Seen::Covered(places) => format!("/sys is mounted over, on {}", listed(places)),
-        Seen::ReadOnly => "/sys is mounted read-only".to_owned(),
-        Seen::Nowhere => "there is no sysfs on /sys".to_owned(),
-        Seen::Whole => return None,
-    };
+    match &readings.mounts.as_ref()?.sys {
+        Seen::Covered(places) => sys_refused(
+            readings,
+            format!("/sys is mounted over, on {}", listed(places)),
+        ),
+        _ => None,
+    }
+}
+
+fn sys_read_only(readings: &Readings) -> Option<Found> {
+    let read_only = readings.mounts.as_ref()?.sys == Seen::ReadOnly;
+    let seen = read_only.then(|| "/sys is mounted read-only".to_owned())?;
+    sys_refused(readings, seen)
+}
+
+fn sys_none(readings: &Readings) -> Option<Found> {
+    let nowhere = readings.mounts.as_ref()?.sys == Seen::Nowhere;
+    let seen = nowhere.then(|| "there is no whole sysfs on /sys".to_owned())?;
+    sys_refused(readings, seen)
+}
+
+fn sys_refused(readings: &Readings, seen: String) -> Option<Found> {
     readings.failed(&[Trial::Sysfs])?;
     Found::new(
         Weight::Costs,
         format!("{seen}: the kernel makes no new sysfs in a container"),
-        "containers can have this /sys alone, which shows the devices of the network around",
-        "bind it: {\"destination\": \"/sys\", \"type\": \"none\", \"source\": \"/sys\", \"options\": [\"rbind\", \"ro\"]}",
+        "containers have no sysfs of their own: --proc=auto binds this one, with a note",
+        "lodger --proc=auto run …; or leave the mount of /sys out of config.json",
     )
 }
 
