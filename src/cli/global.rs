@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::host::{HostFacts, IdWish};
 use crate::log::{Format, Level};
 use crate::plan::idmap;
-use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy, Choices, Note, ProcMode};
+use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy, Choices, FakeRoot, Note, ProcMode};
 
 /// Options before the command.
 #[derive(Debug, clap::Args)]
@@ -61,6 +61,9 @@ pub(crate) struct Global {
     /// Make nothing where there are no subordinate ids to be had, for whatever reason
     #[arg(long, global = true, display_order = 510)]
     require_subids: bool,
+    /// What becomes of calls that change owners and ids, where the container has one id [default: none]
+    #[arg(long, value_name = "HOW", global = true, display_order = 510)]
+    fake_root: Option<FakeRoot>,
     /// Taken because engines give it: true or auto, as lodger always is
     #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: String,
@@ -128,6 +131,11 @@ impl Global {
             true => Note::refuse(notes),
             false => Ok(()),
         }
+    }
+
+    /// What is asked of calls that change owners and ids, if something is.
+    pub(super) fn fake_root(&self) -> Option<FakeRoot> {
+        self.fake_root
     }
 
     /// What is asked of the ids.

@@ -8,7 +8,7 @@ use super::{Global, print};
 use crate::bundle::{self, Bundle, BundleError, Problem, rootless_template, template};
 use crate::error::{Doing, Error, Result, printable_json};
 use crate::host::{self, HostFacts, Joinable};
-use crate::plan::Plan;
+use crate::plan::{FakeRoot, Plan};
 use crate::sys;
 
 /// Write a config.json to begin with
@@ -83,9 +83,11 @@ pub(crate) fn plan(global: &Global, args: &PlanArgs) -> Result<u8> {
         None => config.parse()?,
     };
     global.learn(&mut facts, &bundle);
-    let plan = Plan::compute_with(&bundle, &facts, global.choices()).map_err(|p| problems(&p))?;
+    let mut plan =
+        Plan::compute_with(&bundle, &facts, global.choices()).map_err(|p| problems(&p))?;
     // It fails where `run` would.
-    super::create::filter(plan.seccomp.as_ref(), None)?;
+    super::create::filter(plan.seccomp.as_ref(), FakeRoot::None, None)?;
+    plan.set_fake_root(global.fake_root().unwrap_or_default());
     let text = serde_json::to_string_pretty(&plan)
         .map_err(|error| Error::new("cannot print the plan").because(error))?;
     print(&(printable_json(&text) + "\n"))?;

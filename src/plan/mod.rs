@@ -60,6 +60,9 @@ pub struct Plan {
     /// The system call filter of the container's processes, if they get one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
+    /// What becomes of calls that change owners and ids.
+    #[serde(default, skip_serializing_if = "FakeRoot::is_none")]
+    pub fake_root: FakeRoot,
     /// Programs of the caller's to run on the way.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
@@ -418,6 +421,7 @@ mod cgroups_path;
 mod choices;
 mod compute;
 mod devices;
+mod fake_root;
 mod filesystems;
 mod hooks;
 pub mod idmap;
@@ -454,6 +458,7 @@ pub use cgroup_types::{
 pub use cgroups_path::unit_name;
 pub use choices::{Choices, ProcMode};
 pub use devices::{Asked, Device, Fifo};
+pub use fake_root::FakeRoot;
 pub use hooks::{Hook, Hooks};
 pub use mount_ids::MountIdMap;
 pub use namespaces::{NAMESPACES, pointer as namespace_pointer};
