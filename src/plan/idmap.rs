@@ -355,6 +355,7 @@ fn container_map(
             Err(message) => problems.push(Problem {
                 pointer: format!("{pointer}/{index}"),
                 message,
+                code: None,
             }),
         }
     }
@@ -438,6 +439,7 @@ pub(super) fn overlaps(pointer: &str, map: &[IdMapping]) -> Vec<Problem> {
                 problems.push(Problem {
                     pointer: format!("{pointer}/{second}"),
                     message: format!("its {name} range overlaps that of {pointer}/{first}"),
+                    code: None,
                 });
             }
         }
@@ -462,6 +464,7 @@ pub(super) fn fits(pointer: &str, map: Vec<IdMapping>) -> Result<Vec<IdMapping>,
     Err(Problem {
         pointer: pointer.to_owned(),
         message,
+        code: None,
     })
 }
 
