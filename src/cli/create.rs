@@ -276,6 +276,7 @@ fn make_from(
     let mut plan = making.plan(&bundle, &mut facts)?;
     let maker = making.maker(&plan, &facts)?;
     let detached = until != Until::Foreground;
+    plan.notes.extend(store.note().filter(|_| detached));
     let leaving = detached.then_some(&mut facts);
     complete(&mut plan, image, (global, common), leaving)?;
     tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");

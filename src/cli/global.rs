@@ -16,12 +16,12 @@ use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy, Choices, FakeRoot,
 /// Options before the command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
-    /// Keep the state of containers in DIR [default: $XDG_RUNTIME_DIR/lodger, else /run/user/UID/lodger, else
-    /// /tmp/lodger-UID]
+    /// Keep the state of containers in DIR [default: the first that can be written to of $XDG_RUNTIME_DIR/lodger,
+    /// /run/user/UID/lodger, and lodger-UID in /tmp, /var/tmp and /dev/shm]
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
     /// Keep images, and what containers write, in DIR [default: $LODGER_STORE, else $XDG_DATA_HOME/lodger, else
-    /// ~/.local/share/lodger]
+    /// ~/.local/share/lodger; where neither can be written to /var/tmp/lodger-store-UID, with a note]
     #[arg(long, value_name = "DIR", global = true, display_order = 500)]
     store: Option<PathBuf>,
     /// Look for images in DIR too, a store of somebody else's or of the site; may be given several times [default:

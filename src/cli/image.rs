@@ -5,7 +5,7 @@ use crate::error::{Doing, Error, Result};
 use crate::host::{HostFacts, Joinable};
 use crate::image::Owners;
 use crate::image::flatten::Copied;
-use crate::image::store::{ImageRecord, ImageStore};
+use crate::image::store::{ImageRecord, ImageStore, Place};
 use crate::log::Log;
 use crate::plan::{self, Note};
 use crate::state::Store;
@@ -81,24 +81,24 @@ pub(crate) fn image(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     }
 }
 
-/// The caller's own store, made where it is missing.
-pub(super) fn own_store(global: &Global) -> Result<ImageStore> {
-    let opened = match global.store() {
-        Some(path) => ImageStore::open_or_make(path),
-        None => ImageStore::default_path().and_then(|path| ImageStore::open_or_make(&path)),
-    };
+/// The caller's own store, made where it is missing, and what there is to say of where it is.
+pub(super) fn own_store(global: &Global) -> Result<(ImageStore, Option<Note>)> {
+    let opened = Place::find(global.store()).and_then(|place| {
+        let note = place.note();
+        global.allow(note.as_slice())?;
+        let store = ImageStore::open_or_make_at(&place.path, note.is_some())?;
+        Ok((store, note))
+    });
     opened.map_err(|error| error.step(Step::Store))
 }
 
 /// The caller's own store, if it is there.
 fn own_store_if_there(global: &Global) -> Result<Option<ImageStore>> {
-    match global.store() {
-        Some(path) => ImageStore::open(path),
+    match Place::find(global.store()) {
+        Ok(place) => ImageStore::open(&place.path),
         // Whoever has no home may have images of the site all the same.
-        None if !global.readonly_stores().is_empty() => {
-            ImageStore::default_path().map_or(Ok(None), |path| ImageStore::open(&path))
-        }
-        None => ImageStore::open(&ImageStore::default_path()?),
+        Err(_) if !global.readonly_stores().is_empty() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -107,6 +107,13 @@ fn stores(global: &Global) -> Result<Vec<ImageStore>> {
     let mut stores: Vec<ImageStore> = own_store_if_there(global)?.into_iter().collect();
     for path in global.readonly_stores() {
         stores.push(ImageStore::open_readonly(path)?);
+    }
+    // Images that were imported when the home could be written to are there still.
+    let usual = Place::find(global.store()).ok();
+    if let Some((first, _)) = usual.and_then(|place| place.passed)
+        && let Ok(store) = ImageStore::open_readonly(&first)
+    {
+        stores.push(store);
     }
     Ok(stores)
 }

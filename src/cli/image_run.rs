@@ -61,7 +61,7 @@ pub(super) fn prepare(
     let id = common.id();
     let what = || format!("cannot make container {id:?} from image {name:?}");
     let state = Store::open_or_make(global.root.as_deref())?;
-    let own = image::own_store(global)?;
+    let (own, note) = image::own_store(global)?;
     // No gc comes between what is found here and the note that tells it of this container.
     let lock = own.lock_shared()?;
     let image = find(global, name).map_err(|e| e.within(what()))?;
@@ -70,7 +70,7 @@ pub(super) fn prepare(
         .image
         .asked(id, common.args(), common.tty, setgroups)?;
     let upper = common.image.upper();
-    let mut notes = Vec::new();
+    let mut notes = Vec::from_iter(note);
     if !image::is_foreign(&image.store)? {
         image::require_owners(&image.record, facts).map_err(|e| e.within(what()))?;
     } else if !upper.copy {

@@ -56,6 +56,9 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
     } else {
         template().to_owned()
     };
+    // `run` could not give more than the caller may have.
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let text = bundle::with_open_files(&text, files.unwrap_or(u64::MAX));
     let path = args.bundle.join(&args.file);
     let what = || format!("cannot write {path:?}");
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -168,8 +171,14 @@ pub(super) fn explain(error: &BundleError) -> Error {
 
 /// The error of a config that asks for what cannot be done: all of it, one cause a problem.
 pub(super) fn problems(found: &[Problem]) -> Error {
-    found.iter().fold(
+    let error = found.iter().fold(
         Error::new("cannot do what config.json asks for"),
         |error, problem| error.because(problem),
-    )
+    );
+    let mut codes: Vec<&String> = found.iter().filter_map(|p| p.code.as_ref()).collect();
+    codes.dedup();
+    match codes.as_slice() {
+        [code] => error.code(*code),
+        _ => error,
+    }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod account;
 mod cgroup;
 mod details;
 mod first;
@@ -22,6 +23,7 @@ mod session;
 mod subid;
 mod text;
 
+pub use account::home;
 pub use cgroup::{
     CALLERS, CGROUP_MOUNT, CgroupKind, CgroupReading, ManagerCgroup, parse_own_cgroup,
 };

@@ -345,6 +345,7 @@ fn container_map(
             Err(message) => problems.push(Problem {
                 pointer: format!("{pointer}/{index}"),
                 message,
+                code: None,
             }),
         }
     }
@@ -428,6 +429,7 @@ pub(super) fn overlaps(pointer: &str, map: &[IdMapping]) -> Vec<Problem> {
                 problems.push(Problem {
                     pointer: format!("{pointer}/{second}"),
                     message: format!("its {name} range overlaps that of {pointer}/{first}"),
+                    code: None,
                 });
             }
         }
@@ -452,6 +454,7 @@ pub(super) fn fits(pointer: &str, map: Vec<IdMapping>) -> Result<Vec<IdMapping>,
     Err(Problem {
         pointer: pointer.to_owned(),
         message,
+        code: None,
     })
 }
 

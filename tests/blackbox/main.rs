@@ -99,6 +99,7 @@ mod notify;
 mod numa;
 mod output;
 mod overlay;
+mod places;
 mod proc_modes;
 mod process;
 mod ps;
