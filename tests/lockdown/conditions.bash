@@ -250,6 +250,9 @@ condition_own-subuid() { subordinate "$user:$uid:1"$'\n'"$user:100000:65536"$'\n
 # no-passwd: a uid without an entry in passwd, of the group root, with / as its home
 condition_no-passwd() { user= uid=61002 gid=0 home=/; }
 
+# no-passwd-subuid: as no-passwd, with subordinate ids under the number of the user
+condition_no-passwd-subuid() { condition_no-passwd; subordinate "$uid:100000:65536"$'\n'; }
+
 ## /proc, /sys and mounts
 
 # masked-proc: paths of /proc and /sys are masked or read-only, as in a container
