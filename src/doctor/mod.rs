@@ -13,6 +13,9 @@ mod step;
 mod table;
 mod trials;
 
+#[cfg(test)]
+mod tests;
+
 pub use consult::consult;
 pub use diagnosis::Diagnosis;
 pub use finding::{Area, Finding, Mode, Weight, Who};

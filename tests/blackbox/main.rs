@@ -35,6 +35,7 @@ mod delegated_life;
 mod delegated_pause;
 mod delegated_update;
 mod devices;
+mod doctor;
 mod engines;
 mod engines_buildah;
 mod engines_bundle;

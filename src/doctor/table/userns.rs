@@ -219,7 +219,7 @@ fn limit(readings: &Readings) -> Option<Found> {
     let more = limit
         .unwrap_or(0)
         .saturating_mul(2)
-        .clamp(15_000, NEVER_SET);
+        .clamp(30_000, NEVER_SET);
     let remedy = set_parameter("user.max_user_namespaces", more);
     if at_all.is_none() && limit == Some(1) {
         return Found::new(
