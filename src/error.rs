@@ -180,7 +180,7 @@ impl Error {
     }
 }
 
-/// For people, several lines: `what`, then `caused by:`, then `hint:`.
+/// For people, several lines: `what`, then `caused by:`, then `hint:`, then `code:`.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", printable(&self.what))?;
@@ -190,7 +190,10 @@ impl fmt::Display for Error {
         for hint in &self.hints {
             write!(f, "\n  hint: {}", printable(hint))?;
         }
-        Ok(())
+        match self.cause_code() {
+            Some(code) => write!(f, "\n  code: {}", printable(code)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -248,6 +251,14 @@ mod tests {
             "cannot do it\n  caused by: open(\"x\"): EPERM\n  hint: ask"
         );
         assert_eq!(error.message(), "cannot do it: open(\"x\"): EPERM");
+    }
+
+    #[test]
+    fn the_code_comes_last_and_is_no_part_of_the_message() {
+        let error = Error::new("no").code("LDG-NPROC").hint("ask");
+        assert_eq!(error.to_string(), "no\n  hint: ask\n  code: LDG-NPROC");
+        assert_eq!(error.message(), "no");
+        assert_eq!(error.hints().as_deref(), Some("ask"));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Where messages go: stderr for people, `--log` for engines and the system's log, as text or as JSON lines.
 //!
-//! Engines parse the JSON (go-runc, containerd, podman): exactly `level`, `msg` and `time`, plus `hint`; on failure one
-//! object and nothing else, so notes are written only once the command has succeeded.
+//! Engines parse the JSON (go-runc, containerd, podman): exactly `level`, `msg` and `time`, plus `hint` and `code`; on
+//! failure one object and nothing else, so notes are written only once the command has succeeded.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -16,7 +17,9 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::error::{Error, Result, printable, printable_json};
 use crate::plan::Note;
+use crate::sys;
 
+mod explain;
 mod sink;
 
 use sink::Sink;
@@ -52,7 +55,14 @@ pub struct Log {
     sink: Option<Arc<Sink>>,
     format: Format,
     level: Level,
+    /// Whether notes are shown as a table.
+    explain: bool,
+    /// Whether any note was told.
+    told: Cell<bool>,
 }
+
+/// How wide a table is where no terminal says so, in characters.
+const USUAL_WIDTH: usize = 120;
 
 impl Log {
     /// A log to `target` (`[file:]PATH`, `journald:ID` or `syslog:ID`) if there is one, else to stderr only.
@@ -63,7 +73,15 @@ impl Log {
             sink,
             format,
             level,
+            explain: false,
+            told: Cell::new(false),
         })
+    }
+
+    /// With the notes as a table on stderr, if `explain` (`--explain`).
+    #[must_use]
+    pub fn explaining(self, explain: bool) -> Self {
+        Self { explain, ..self }
     }
 
     /// Prints debug lines from here on, if the level asks for them. To be called once.
@@ -90,7 +108,15 @@ impl Log {
 
     /// As [`Log::error`], with `text` for a person in place of the error's own.
     pub fn error_saying(&self, error: &Error, text: &str) {
-        let line = self.line(Level::Error, &error.message(), error.hints().as_deref());
+        let line = log_line(
+            self.format,
+            Level::Error,
+            &error.message(),
+            Extra {
+                hint: error.hints().as_deref(),
+                code: error.cause_code(),
+            },
+        );
         match (&self.sink, self.format) {
             (Some(sink), _) => {
                 sink.write(Level::Error, &line);
@@ -103,26 +129,62 @@ impl Log {
 
     /// Tells what was adapted: to the log if there is one, else to stderr.
     pub fn notes(&self, notes: &[Note]) {
-        if self.level < Level::Warning {
+        if notes.is_empty() {
             return;
         }
-        for note in notes {
-            let text = format!("{}: {}", note.property, note.reason);
-            let line = self.line(Level::Warning, &text, Some(&note.remedy));
-            match (&self.sink, self.format) {
-                (Some(sink), _) => sink.write(Level::Warning, &line),
-                (None, Format::Json) => write_stderr(&line),
-                (None, Format::Text) => write_stderr(&printable(&format!(
-                    "note: {text}\n  hint: {}\n",
-                    note.remedy
-                ))),
+        self.told.set(true);
+        if self.explain {
+            write_stderr(&explain::table(notes, width()));
+        }
+        if self.level >= Level::Warning {
+            notes.iter().for_each(|note| self.note(note));
+        }
+    }
+
+    fn note(&self, note: &Note) {
+        let text = format!("{}: {}", note.property, note.reason);
+        let extra = Extra {
+            hint: Some(&note.remedy),
+            code: note.code.as_deref(),
+        };
+        let line = || log_line(self.format, Level::Warning, &text, extra);
+        match (&self.sink, self.format) {
+            (Some(sink), _) => sink.write(Level::Warning, &line()),
+            (None, Format::Json) => write_stderr(&line()),
+            // It is in the table.
+            (None, Format::Text) if self.explain => {}
+            (None, Format::Text) => {
+                let code = note.code.as_ref();
+                let code = code.map_or_else(String::new, |code| format!("  code: {code}\n"));
+                let text = format!("note: {text}\n  hint: {}\n{code}", note.remedy);
+                write_stderr(&printable(&text));
             }
         }
     }
 
-    fn line(&self, level: Level, message: &str, hint: Option<&str>) -> String {
-        log_line(self.format, level, message, hint)
+    /// Says that nothing was adapted where all was told that there is, and somebody wants to know.
+    pub fn all_told(&self) {
+        if self.explain && !self.told.replace(true) {
+            write_stderr(explain::NOTHING);
+        }
     }
+}
+
+/// How many characters a line of stderr has.
+fn width() -> usize {
+    let size = sys::tty::size(std::io::stderr()).ok();
+    let columns = size.map_or(0, |size| usize::from(size.columns));
+    match columns {
+        0 => USUAL_WIDTH,
+        columns => columns,
+    }
+}
+
+/// What a line has besides what all have.
+#[derive(Debug, Clone, Copy, Default)]
+struct Extra<'a> {
+    hint: Option<&'a str>,
+    code: Option<&'a str>,
 }
 
 impl Level {
@@ -150,7 +212,11 @@ impl From<tracing::Level> for Level {
     }
 }
 
-fn log_line(format: Format, level: Level, message: &str, hint: Option<&str>) -> String {
+fn log_line(format: Format, level: Level, message: &str, extra: Extra<'_>) -> String {
+    let extra = [("hint", extra.hint), ("code", extra.code)];
+    let extra = extra
+        .into_iter()
+        .filter_map(|(key, text)| Some((key, text?)));
     let time = humantime::format_rfc3339_seconds(SystemTime::now());
     let level = level.word();
     match format {
@@ -160,16 +226,16 @@ fn log_line(format: Format, level: Level, message: &str, hint: Option<&str>) -> 
                 "msg": message,
                 "time": time.to_string(),
             });
-            if let Some(hint) = hint {
-                object["hint"] = hint.into();
+            for (key, text) in extra {
+                object[key] = text.into();
             }
             // It may be read on a terminal.
             printable_json(&object.to_string()) + "\n"
         }
         Format::Text => {
             let mut line = format!("time=\"{time}\" level={level} msg={message:?}");
-            if let Some(hint) = hint {
-                let _infallible = write!(line, " hint={hint:?}");
+            for (key, text) in extra {
+                let _infallible = write!(line, " {key}={text:?}");
             }
             line.push('\n');
             line
@@ -206,7 +272,7 @@ impl Subscriber for DebugLines {
         let mut message = Message(String::new());
         event.record(&mut message);
         let level = Level::from(*event.metadata().level());
-        let line = log_line(self.format, level, &message.0, None);
+        let line = log_line(self.format, level, &message.0, Extra::default());
         match &self.sink {
             Some(sink) => sink.write(level, &line),
             None => write_stderr(&line),
@@ -237,7 +303,7 @@ mod tests {
 
     #[test]
     fn json_line_has_the_keys_engines_parse() {
-        let line = log_line(Format::Json, Level::Error, "no \"x\"", None);
+        let line = log_line(Format::Json, Level::Error, "no \"x\"", Extra::default());
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();
         let keys: Vec<&String> = object.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["level", "msg", "time"]);
@@ -251,16 +317,24 @@ mod tests {
             Format::Json,
             Level::Warning,
             "a\u{9b}2J\u{7f}\n",
-            Some("\u{85}"),
+            Extra {
+                hint: Some("\u{85}"),
+                code: Some("LDG-NPROC"),
+            },
         );
         assert!(!line.trim_end().contains(char::is_control), "{line:?}");
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(object["msg"], "a\u{9b}2J\u{7f}\n");
+        assert_eq!(object["code"], "LDG-NPROC");
     }
 
     #[test]
     fn text_line_escapes_quotes_and_control_characters() {
-        let line = log_line(Format::Text, Level::Error, "a\"b\u{1b}", Some("h"));
+        let extra = Extra {
+            hint: Some("h"),
+            code: None,
+        };
+        let line = log_line(Format::Text, Level::Error, "a\"b\u{1b}", extra);
         assert!(
             line.ends_with("level=error msg=\"a\\\"b\\u{1b}\" hint=\"h\"\n"),
             "{line}"

@@ -1,4 +1,5 @@
-//! Golden plans: each directory of tests/plans holds a config.json and a host.json, and the plan.json or error.txt they lead to.
+//! Golden plans: each directory of tests/plans holds a config.json and a host.json, and the plan.json or error.txt they lead to;
+//! in some a file `proc` has the word of `--proc`.
 //!
 //! `LODGER_BLESS=1 cargo test --test golden` writes the expected files anew: read the difference before you commit it.
 #![expect(
@@ -13,9 +14,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+
 use lodger::bundle::{Bundle, BundleError, Problem};
 use lodger::host::HostFacts;
-use lodger::plan::Plan;
+use lodger::plan::{Choices, Plan, ProcMode};
 
 /// What a case leads to: the name of the expected file and its text.
 fn outcome(case: &Path) -> (&'static str, String) {
@@ -28,8 +31,16 @@ fn outcome(case: &Path) -> (&'static str, String) {
         Err(BundleError::Invalid(problems)) => return ("error.txt", lines(&problems)),
         Err(error) => return ("error.txt", format!("{error}\n")),
     };
-    let first = Plan::compute(&bundle, &facts);
-    assert_eq!(first, Plan::compute(&bundle, &facts), "not deterministic");
+    let proc = fs::read_to_string(case.join("proc")).ok();
+    let choices = Choices {
+        proc: proc.map_or(ProcMode::New, |word| {
+            ProcMode::from_str(word.trim(), false).unwrap()
+        }),
+        ..Choices::default()
+    };
+    let compute = || Plan::compute_with(&bundle, &facts, choices);
+    let first = compute();
+    assert_eq!(first, compute(), "not deterministic");
     match first {
         Ok(plan) => {
             let text = serde_json::to_string_pretty(&plan).unwrap() + "\n";

@@ -115,9 +115,9 @@ def find_lodger(given: str | None) -> Path:
             die(f"{path} is not an executable file")
         return path
     say("building lodger")
-    built = subprocess.run([TOP / "contrib" / "build"], stdout=subprocess.PIPE, text=True, check=False)
+    built = subprocess.run([TOP / "contrib" / "build-static"], stdout=subprocess.PIPE, text=True, check=False)
     if built.returncode:
-        die("contrib/build failed; use --lodger PATH for a binary that exists")
+        die("contrib/build-static failed; use --lodger PATH for a binary that exists")
     return Path(built.stdout.strip())
 
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::doctor::Step;
 use crate::error::Error;
 use crate::sys;
 
@@ -208,7 +209,7 @@ impl BusError {
 impl From<BusError> for Error {
     fn from(error: BusError) -> Self {
         let remedy = error.remedy();
-        let error = Self::new(error.to_string());
+        let error = Self::new(error.to_string()).step(Step::Session);
         match remedy {
             Some(remedy) => error.hint(remedy),
             None => error,

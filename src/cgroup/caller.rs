@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::fs::Dir;
+use crate::doctor::Step;
 use crate::error::{Error, Result};
 use crate::host::CALLERS;
 use crate::sys;
@@ -70,7 +71,8 @@ impl Dir {
             _ => "start lodger in a cgroup of its own",
         };
         self.immovable(&format!("process {pid} stays"))
-            .because(cause)
+            .because_of(&cause)
+            .step(Step::Cgroup)
             .hint(hint)
     }
 

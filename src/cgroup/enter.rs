@@ -9,6 +9,7 @@ use rustix::fs::{Access, AtFlags, OFlags};
 use super::bus::Bus;
 use super::fs::{Dir, join};
 use super::{CgroupRecord, named_by};
+use crate::doctor::Step;
 use crate::error::{Error, Result};
 use crate::host::{HostFacts, SessionReading};
 use crate::sys;
@@ -62,7 +63,7 @@ impl Entrance {
             Err(cause) if cause.is(libc::EACCES) => (inside(&cgroup, PROCS)?, true),
             Err(cause) => {
                 let what = format!("cannot put a process into the cgroup {path}");
-                return Err(Error::new(what).because(cause));
+                return Err(Error::new(what).because_of(&cause).step(Step::Cgroup));
             }
         };
         let unit = match may_move(&path, facts)? {
@@ -101,7 +102,7 @@ impl Entrance {
         };
         sys::path::write_once(file, pid.to_string().as_bytes(), Path::new(PROCS)).map_err(|cause| {
             Error::new(format!("cannot put process {pid} into the cgroup {}", self.path))
-                .because(cause)
+                .because_of(&cause).step(Step::Cgroup)
                 .hint("a process of a login session is not yours to move: run lodger in a cgroup of yours, as `systemd-run --user --scope lodger …` does")
         })
     }

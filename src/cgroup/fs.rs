@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::host::CGROUP_MOUNT;
 use crate::sys;
@@ -191,7 +192,8 @@ impl Dir {
             _ => "look at the cgroup with `ls -ld`",
         };
         Error::new(format!("cannot make a cgroup in {}", self.path))
-            .because(cause)
+            .because_of(&cause)
+            .step(Step::Cgroup)
             .hint(hint)
     }
 
@@ -208,7 +210,7 @@ impl Dir {
                     libc::ENODEV | libc::ENOENT => Some("it was removed meanwhile"),
                     _ => None,
                 };
-                let error = Error::new(format!("cannot put process {pid} into the cgroup {}", self.path)).because(cause);
+                let error = Error::new(format!("cannot put process {pid} into the cgroup {}", self.path)).because_of(&cause).step(Step::Cgroup);
                 hint.into_iter().fold(error, Error::hint)
             })
     }

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
 use super::fs::Dir;
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
@@ -332,8 +333,10 @@ fn unfreezable(what: String, cause: sys::Error) -> Error {
         libc::ENODEV => Some("the cgroup was removed meanwhile"),
         _ => None,
     };
-    hint.into_iter()
-        .fold(Error::new(what).because(cause), Error::hint)
+    hint.into_iter().fold(
+        Error::new(what).because_of(&cause).step(Step::Cgroup),
+        Error::hint,
+    )
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::fs::{Dir, join};
 use super::record::{Enforced, EnforcedBy};
+use crate::doctor::Step;
 use crate::error::{Error, Result};
 use crate::plan::{Note, Setting};
 use crate::sys;
@@ -75,7 +76,8 @@ impl Dir {
             "cannot enable the cgroup controller {controller:?} in {}",
             self.path()
         ))
-        .because(cause);
+        .because_of(&cause)
+        .step(Step::Cgroup);
         hint.into_iter().fold(error, Error::hint)
     }
 
@@ -173,7 +175,9 @@ fn not_set(setting: &Setting, cause: sys::Error) -> Error {
         libc::EACCES | libc::EPERM => Some("the file was not delegated to you"),
         _ => None,
     };
-    let error = Error::new(format!("cannot set {}", setting.property)).because(cause);
+    let error = Error::new(format!("cannot set {}", setting.property))
+        .because_of(&cause)
+        .step(Step::Cgroup);
     hint.into_iter().fold(error, Error::hint)
 }
 

@@ -9,6 +9,7 @@ use super::make::description;
 use super::record::CgroupRecord;
 use super::top::lock;
 use super::tree::Removal;
+use crate::doctor::Step;
 use crate::error::{Error, Result};
 use crate::host::SessionReading;
 use crate::sys;
@@ -95,6 +96,6 @@ fn end_scope(scope: &str) -> Result<()> {
 
 fn denied(record: &CgroupRecord, cause: sys::Error) -> Error {
     Error::new(format!("cannot remove the cgroup {}", record.top))
-        .because(cause)
+        .because_of(&cause).step(Step::Cgroup)
         .hint("cgroups in it belong to ids that are not yours any more: have them back in /etc/subuid and /etc/subgid, or ask root to remove it")
 }

@@ -7,6 +7,7 @@ use super::limits::controllers_of;
 use super::make::names;
 use super::record::Enforced;
 use super::tree::Removal;
+use crate::doctor::Step;
 use crate::error::{Error, Result};
 use crate::plan::Setting;
 use crate::sys;
@@ -94,7 +95,9 @@ pub(super) fn lock(dir: &Dir) -> Result<bool> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(e) => {
             let cause = sys::Error::new("flock", format!("{:?}, LOCK_EX|LOCK_NB", dir.path()), e);
-            Err(Error::new(format!("cannot lock the cgroup {}", dir.path())).because(cause))
+            Err(Error::new(format!("cannot lock the cgroup {}", dir.path()))
+                .because_of(&cause)
+                .step(Step::Cgroup))
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::fs::Dir;
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
@@ -133,7 +134,7 @@ impl Dir {
                     std::thread::sleep(PAUSE);
                     return Ok(None);
                 }
-                let error = Error::new(what()).because(cause);
+                let error = Error::new(what()).because_of(&cause).step(Step::Cgroup);
                 if is_empty {
                     return Err(
                         error.hint("something is mounted in it, or it is made anew all the time")
@@ -144,7 +145,7 @@ impl Dir {
                     "end them first: `lodger kill -a ID KILL`, or write 1 to its cgroup.kill",
                 ))
             }
-            _ => Err(Error::new(what()).because(cause)),
+            _ => Err(Error::new(what()).because_of(&cause).step(Step::Cgroup)),
         }
     }
 

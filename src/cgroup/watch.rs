@@ -14,6 +14,7 @@ use super::fs::Dir;
 use super::stats::{self, Psi};
 use crate::error::{Doing, Result};
 use crate::sys;
+use crate::sys::pidfd::Polled;
 
 /// When pressure is told of: tasks waited for 150 ms of 2 s. Without privilege only windows of 2 s are allowed.
 const TRIGGER: &[u8] = b"some 150000 2000000\0";
@@ -96,7 +97,7 @@ impl Watch {
                 return Ok(vec![Happened::NobodyReads]);
             }
             let is_empty = ready.events && !self.is_populated();
-            let has_ended = ready.pidfd || is_empty;
+            let has_ended = ready.ended || is_empty;
             // What killed it may be told of at the same time, or not yet.
             if ready.memory || has_ended {
                 happened.extend(self.oom_kill());
@@ -120,7 +121,6 @@ impl Watch {
         let mut fds = vec![
             // What is always told of (POLLERR, POLLHUP) is enough.
             PollFd::from_borrowed_fd(stdout, PollFlags::empty()),
-            PollFd::new(&self.pidfd, PollFlags::IN),
         ];
         let cgroup = self
             .events
@@ -133,12 +133,7 @@ impl Watch {
                 .map(|fd| PollFd::new(fd, PollFlags::PRI)),
         );
         let left = self.next.saturating_duration_since(Instant::now());
-        // A time that is too long for the kernel's numbers is none.
-        let limit = Timespec::try_from(left).ok();
-        match rustix::event::poll(&mut fds, limit.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(sys::Error::new("poll", "pidfd, cgroup", e)),
-        }
+        let polled = sys::pidfd::poll_with(self.pidfd.as_fd(), &mut fds, Some(left))?;
         let mut ready = fds.iter().map(PollFd::revents);
         let mut next = |is_there: bool| {
             let flags = if is_there { ready.next() } else { None };
@@ -146,7 +141,7 @@ impl Watch {
         };
         Ok(Ready {
             nobody_reads: !next(true).is_empty(),
-            pidfd: !next(true).is_empty(),
+            ended: polled == Polled::Ended,
             events: !next(self.events.is_some()).is_empty(),
             memory: !next(self.memory.is_some()).is_empty(),
             triggers: ready.collect(),
@@ -214,7 +209,7 @@ pub fn pause(interval: Duration) -> Result<bool> {
 /// What poll(2) said.
 struct Ready {
     nobody_reads: bool,
-    pidfd: bool,
+    ended: bool,
     events: bool,
     memory: bool,
     triggers: Vec<PollFlags>,

@@ -7,19 +7,19 @@ use crate::bundle::Bundle;
 use crate::cgroup::{Bus, Dir, Maker};
 use crate::error::{Error, Result};
 use crate::host::{CgroupKind, HostFacts, ManagerCgroup, SessionReading};
-use crate::plan::{CgroupManager, CgroupOptions, CgroupPlace, Note, Plan};
+use crate::plan::{CgroupManager, CgroupOptions, CgroupPlace, Choices, Note, Plan};
 
 /// What is asked of the cgroup, and the way to the caller's systemd, begun early: it answers while other things are done.
 pub(super) struct Cgroups {
-    options: CgroupOptions,
+    choices: Choices,
     bus: Option<Bus>,
 }
 
 impl Cgroups {
     /// Looks who could make one.
     pub(super) fn begin(global: &Global, facts: &mut HostFacts) -> Self {
-        let options = global.cgroups();
-        look_at_session(options, facts);
+        let choices = global.choices();
+        look_at_session(choices.cgroups, facts);
         let mut bus = None;
         if let Some(session) = facts.session.as_mut().filter(|s| !s.sockets.is_empty()) {
             match Bus::begin(session) {
@@ -27,14 +27,14 @@ impl Cgroups {
                 Err(why) => session.refuse(&why),
             }
         }
-        Self { options, bus }
+        Self { choices, bus }
     }
 
     /// The plan. A systemd that does not answer is as none, if the container can do without.
     pub(super) fn plan(&mut self, bundle: &Bundle, facts: &mut HostFacts) -> Result<Plan> {
-        let options = self.options;
+        let choices = self.choices;
         let compute = |facts: &HostFacts| {
-            Plan::compute_with(bundle, facts, options).map_err(|p| super::spec::problems(&p))
+            Plan::compute_with(bundle, facts, choices).map_err(|p| super::spec::problems(&p))
         };
         let plan = compute(facts)?;
         let Some(cgroup) = plan.cgroup.as_ref().filter(|c| by_systemd(&c.place)) else {

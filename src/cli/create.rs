@@ -177,14 +177,10 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
         notifier,
     } = make(global, &args.common, Until::Foreground)?;
     let after = after.filter(|_| !args.keep);
-    log.notes(&made.notes);
-    log.notes(
-        notifier
-            .iter()
-            .filter_map(Notifier::complaint)
-            .collect::<Vec<_>>()
-            .as_slice(),
-    );
+    let mut notes = made.notes;
+    notes.extend(notifier.as_ref().and_then(Notifier::complaint));
+    log.notes(&notes);
+    log.all_told();
     entry.unlock()?;
     let relay = front.show(made.console)?;
     let ended = wait_in_foreground(&made.child, relay, notifier.as_ref())?;
@@ -276,16 +272,13 @@ fn make_from(
     if common.tty {
         bundle.give_terminal();
     }
-    facts.learn(&bundle.spec);
+    global.learn(&mut facts, &bundle);
     let mut plan = making.plan(&bundle, &mut facts)?;
     let maker = making.maker(&plan, &facts)?;
     let detached = until != Until::Foreground;
-    complete(&mut plan, image, common.no_pivot)?;
-    plan.set_fake_root(global.fake_root().unwrap_or_default());
+    let leaving = detached.then_some(&mut facts);
+    complete(&mut plan, image, (global, common), leaving)?;
     tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
-    if detached {
-        plan.notes.extend(cgroups::logout_note(&plan, &mut facts));
-    }
     let outlets = common
         .io
         .outlets(plan.process.terminal.is_some(), detached)?;
@@ -295,7 +288,7 @@ fn make_from(
     let entry = store
         .create(common.id())
         .map_err(|e| e.within(format!("cannot create container {:?}", common.id())))?;
-    let notifier = match prepare_notify(&store, &entry, &mut plan, until) {
+    let notifier = match prepare_notify(global, (&store, &entry), &mut plan, until) {
         Ok(notifier) => notifier,
         Err(error) => return Err(undone(&store, &entry, None, error)),
     };
@@ -317,6 +310,7 @@ fn make_from(
         entry: &entry,
         outlets,
         until,
+        strict: global.is_strict(),
         notify: notify::is_wanted(),
         runner: runner.as_ref(),
         cgroups: maker.as_ref(),
@@ -342,22 +336,34 @@ fn make_from(
     }
 }
 
-/// Adds to the plan what the configuration does not say.
-fn complete(plan: &mut Plan, image: Option<&FromImage>, no_pivot: bool) -> Result<()> {
+/// Adds to the plan what the configuration does not say, `leaving` for a container that is left to itself; and refuses its
+/// notes, if they are errors.
+fn complete(
+    plan: &mut Plan,
+    image: Option<&FromImage>,
+    (global, common): (&Global, &Common),
+    leaving: Option<&mut HostFacts>,
+) -> Result<()> {
     if let Some(image) = image {
         image.complete(plan);
     }
-    if no_pivot {
+    if common.no_pivot {
         plan.notes.push(without_pivot(plan)?);
     }
-    Ok(())
+    plan.set_fake_root(global.fake_root().unwrap_or_default());
+    if let Some(facts) = leaving {
+        plan.notes.extend(cgroups::logout_note(plan, facts));
+    }
+    global
+        .allow(&plan.notes)
+        .map_err(|e| e.within(format!("cannot create container {:?}", common.id())))
 }
 
 /// Gives the program a socket to tell of itself on, if the caller's manager wants to know (NOTIFY_SOCKET). `start` listens on
 /// that of a container that it is to start.
 fn prepare_notify(
-    store: &Store,
-    entry: &Entry,
+    global: &Global,
+    (store, entry): (&Store, &Entry),
     plan: &mut Plan,
     until: Until,
 ) -> Result<Option<Notifier>> {
@@ -367,7 +373,11 @@ fn prepare_notify(
     plan.pass_notify_socket(store.make_notify_directory(entry)?);
     match until {
         Until::Created => Ok(None),
-        Until::Foreground | Until::Detached => Notifier::begin(entry).map(Some),
+        Until::Foreground | Until::Detached => {
+            let notifier = Notifier::begin(entry)?;
+            global.allow(notifier.complaint().as_slice())?;
+            Ok(Some(notifier))
+        }
     }
 }
 

@@ -124,9 +124,11 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     }
     let preserved = args.io.preserved()?;
     let mut facts = HostFacts::probe();
+    global.remember(&facts);
     protect::against_overwriting(&facts, preserved.count)?;
     let template = template(&entry, &record, args)?;
     let (mut process, notes) = process(&template, &record, &mut facts, args)?;
+    global.allow(&notes)?;
     let (filter, agent) = filter(global, &template, record.fake_root)?;
     let outlets = args.io.outlets(process.terminal.is_some(), args.detach)?;
     if !args.detach {
@@ -152,10 +154,11 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
         },
         outlets,
         id: args.id(),
+        strict: global.is_strict(),
     };
     let member = crate::spawn::exec(&joining, agent)?;
-    log.notes(&notes);
-    log.notes(&member.notes);
+    log.notes(&[notes, member.notes].concat());
+    log.all_told();
     if args.detach {
         return Ok(0);
     }

@@ -1,13 +1,17 @@
 //! The options before the verb.
 
-use std::ffi::OsString;
+use std::cell::OnceCell;
+use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
+use clap::ValueEnum;
+
+use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::host::{HostFacts, IdWish};
 use crate::log::{Format, Level};
 use crate::plan::idmap;
-use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy, FakeRoot};
+use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy, Choices, FakeRoot, Note, ProcMode};
 
 /// Options before the command.
 #[derive(Debug, clap::Args)]
@@ -63,6 +67,18 @@ pub(crate) struct Global {
     /// Taken because engines give it: true or auto, as lodger always is
     #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: String,
+    /// Refuse what could only be done with an adaptation: every note is an error, and nothing is made
+    #[arg(long, global = true, display_order = 510)]
+    strict: bool,
+    /// Show what was adapted, why, and what helps, as a table on stderr
+    #[arg(long, global = true, display_order = 510)]
+    pub(crate) explain: bool,
+    /// How a container gets its /proc where the host's is masked [default: $LODGER_PROC, else new]
+    #[arg(long, value_name = "HOW", global = true, display_order = 510)]
+    proc: Option<ProcMode>,
+    /// What was read of the host before this process changed its namespaces.
+    #[arg(skip)]
+    known: OnceCell<HostFacts>,
 }
 
 impl Global {
@@ -93,6 +109,35 @@ impl Global {
         self.fake_root
     }
 
+    /// What is asked of every container.
+    pub(super) fn choices(&self) -> Choices {
+        Choices {
+            cgroups: self.cgroups(),
+            proc: self.proc.unwrap_or_default(),
+        }
+    }
+
+    /// Reads what the decisions about `bundle` depend on besides what is read of every host.
+    pub(super) fn learn(&self, facts: &mut HostFacts, bundle: &Bundle) {
+        facts.learn(&bundle.spec);
+        if self.choices().proc != ProcMode::New {
+            facts.learn_whole();
+        }
+    }
+
+    /// Whether every note is an error (`--strict`).
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// Refuses `notes` where they are errors.
+    pub(super) fn allow(&self, notes: &[Note]) -> Result<()> {
+        match self.strict {
+            true => Note::refuse(notes),
+            false => Ok(()),
+        }
+    }
+
     /// What is asked of the ids.
     pub(super) fn id_wish(&self) -> IdWish {
         match (self.single_id, self.require_subids) {
@@ -109,10 +154,22 @@ impl Global {
     pub(super) fn facts(&self) -> Result<HostFacts> {
         let mut facts = HostFacts::probe();
         facts.id_wish = self.id_wish();
+        self.remember(&facts);
         if facts.id_wish == IdWish::Subordinate {
             require_subordinate(&facts)?;
         }
         Ok(facts)
+    }
+
+    /// Keeps `facts` for a diagnosis.
+    pub(super) fn remember(&self, facts: &HostFacts) {
+        // The first ones are those from before any change.
+        let _known_already = self.known.set(facts.clone());
+    }
+
+    /// The facts as they were read, if they were: a diagnosis begins with them.
+    pub(super) fn known(&self) -> Option<&HostFacts> {
+        self.known.get()
     }
 
     /// Where images are kept, absolute; `None`: in the default place.
@@ -130,6 +187,9 @@ impl Global {
         check_rootless(&self.rootless)?;
         self.root = self.root.take().map(state_root).transpose()?;
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let (None, Some(word)) = (self.proc, set("LODGER_PROC")) {
+            self.proc = Some(proc_mode(&word)?);
+        }
         let store = self.store.take();
         let store = store.or_else(|| set("LODGER_STORE").map(PathBuf::from));
         self.store = store.map(|path| absolute("--store", path)).transpose()?;
@@ -174,6 +234,14 @@ fn check_rootless(word: &str) -> Result<()> {
                 .hint("give true, false or auto"))
         }
     }
+}
+
+/// The word in LODGER_PROC, for engines that cannot be told to give an option.
+fn proc_mode(word: &OsStr) -> Result<ProcMode> {
+    let known = word.to_str().map(|word| ProcMode::from_str(word, false));
+    known.and_then(std::result::Result::ok).ok_or_else(|| {
+        Error::new(format!("invalid LODGER_PROC: {word:?}")).hint("give new, auto, bind or none")
+    })
 }
 
 fn state_root(path: PathBuf) -> Result<PathBuf> {
@@ -223,6 +291,17 @@ mod tests {
         assert_eq!(absolute("--store", "x".into()), Ok(here));
         let message = absolute("--store-ro", "".into()).unwrap_err().message();
         assert_eq!(message, "--store-ro is empty");
+    }
+
+    #[test]
+    fn the_way_to_proc_has_four_names() {
+        for word in ["new", "auto", "bind", "none"] {
+            let mode = proc_mode(OsStr::new(word)).unwrap();
+            assert_eq!(mode.to_possible_value().unwrap().get_name(), word);
+        }
+        for word in ["", "New", "mount"] {
+            assert!(proc_mode(OsStr::new(word)).is_err(), "{word:?}");
+        }
     }
 
     #[test]

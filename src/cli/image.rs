@@ -1,5 +1,6 @@
 //! `image`: what is done to images; each verb has a file of its own.
 
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::host::{HostFacts, Joinable};
 use crate::image::Owners;
@@ -82,10 +83,11 @@ pub(crate) fn image(global: &Global, args: &Args, log: &Log) -> Result<u8> {
 
 /// The caller's own store, made where it is missing.
 pub(super) fn own_store(global: &Global) -> Result<ImageStore> {
-    match global.store() {
+    let opened = match global.store() {
         Some(path) => ImageStore::open_or_make(path),
-        None => ImageStore::open_or_make(&ImageStore::default_path()?),
-    }
+        None => ImageStore::default_path().and_then(|path| ImageStore::open_or_make(&path)),
+    };
+    opened.map_err(|error| error.step(Step::Store))
 }
 
 /// The caller's own store, if it is there.

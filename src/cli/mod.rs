@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::doctor::consult;
 use crate::error::{Doing, Error, Result};
 use crate::log::{Format, Level, Log};
 use crate::sys;
@@ -18,6 +19,7 @@ mod cgroups;
 mod completion;
 mod create;
 mod delete;
+mod doctor;
 mod duration;
 mod events;
 mod exec;
@@ -128,6 +130,7 @@ enum Command {
     Update(update::Args),
     Delete(delete::Args),
     Image(image::Args),
+    Doctor(doctor::Args),
     Spec(spec::SpecArgs),
     Plan(spec::PlanArgs),
     Features(features::Args),
@@ -187,14 +190,16 @@ fn run(args: Vec<OsString>) -> u8 {
         }
     };
     let log = match Log::open(global.log.as_deref(), global.log_format, global.level()) {
-        Ok(log) => log,
+        Ok(log) => log.explaining(global.explain),
         Err(error) => return fail(&error),
     };
     let done = log
         .trace()
         .and_then(|()| global.check())
-        .and_then(|()| dispatch(&global, command, &log));
+        .and_then(|()| dispatch(&global, command, &log))
+        .inspect(|_| log.all_told());
     done.unwrap_or_else(|error| {
+        let error = consult(error, global.known());
         log.error(&error);
         error.exit_status()
     })
@@ -260,6 +265,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Update(args) => update::update(global, &args, log),
         Command::Delete(args) => delete::delete(global, &args, log),
         Command::Image(args) => image::image(global, &args, log),
+        Command::Doctor(args) => doctor::doctor(global, &args),
         Command::Spec(args) => spec::spec(&args),
         Command::Plan(args) => spec::plan(global, &args),
         Command::Features(args) => features::features(&args),

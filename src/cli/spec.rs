@@ -82,9 +82,9 @@ pub(crate) fn plan(global: &Global, args: &PlanArgs) -> Result<u8> {
         Some((bundle, _)) => bundle,
         None => config.parse()?,
     };
-    facts.learn(&bundle.spec);
+    global.learn(&mut facts, &bundle);
     let mut plan =
-        Plan::compute_with(&bundle, &facts, global.cgroups()).map_err(|p| problems(&p))?;
+        Plan::compute_with(&bundle, &facts, global.choices()).map_err(|p| problems(&p))?;
     // It fails where `run` would.
     super::create::filter(plan.seccomp.as_ref(), FakeRoot::None, None)?;
     plan.set_fake_root(global.fake_root().unwrap_or_default());

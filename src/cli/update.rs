@@ -122,9 +122,11 @@ fn try_update(global: &Global, args: &Args, log: &Log) -> Result<()> {
     if let Status::Stopped | Status::Creating = entry.status(&record) {
         return Err(Error::new("container not running: no such process"));
     }
-    log.notes(&args.limits.notes());
+    let ignored = args.limits.notes();
+    global.allow(&ignored)?;
+    log.notes(&ignored);
     let Some(cgroup) = &record.cgroup else {
-        return without_cgroup(&asked, &record, log);
+        return without_cgroup(&asked, &record, (global, log));
     };
     let own = Dir::open(&cgroup.path)?.ok_or_else(|| {
         Error::new(format!("its cgroup {} is gone", cgroup.path)).hint(
@@ -133,6 +135,7 @@ fn try_update(global: &Global, args: &Args, log: &Log) -> Result<()> {
     })?;
     let read = |file: &str| own.read(file).ok().map(|text| text.trim().to_owned());
     let converted = convert(asked.clone(), &record.oci_version, read)?;
+    global.allow(&converted.notes)?;
     log.notes(&converted.notes);
     if asked
         .memory()
@@ -173,9 +176,14 @@ fn apply(
 }
 
 /// A container that shares its caller's cgroup has no limits that could be changed.
-fn without_cgroup(asked: &LinuxResources, record: &Record, log: &Log) -> Result<()> {
+fn without_cgroup(
+    asked: &LinuxResources,
+    record: &Record,
+    (global, log): (&Global, &Log),
+) -> Result<()> {
     let converted = convert(asked.clone(), &record.oci_version, |_| None)?;
     if converted.settings.iter().all(Setting::is_usual) {
+        global.allow(&converted.notes)?;
         log.notes(&converted.notes);
         return Ok(());
     }

@@ -47,6 +47,12 @@ fn end_of(record: &Record) -> Result<Exit> {
             .hint("call `lodger wait` while the container runs, or use `lodger run`, which exits with its status"));
     };
     // Better now than after hours.
+    if sys::pidfd::is_stand_in(&pidfd) {
+        return Err(Error::new("an exit status is told only to whoever has a pidfd")
+            .because("pidfd_open(2) is refused, by a kernel before Linux 5.3 or by a filter around lodger")
+            .code("LDG-KERNEL-CALLS")
+            .hint("use `lodger run` in the foreground, which exits with the container's status, or allow pidfd_open in the filter"));
+    }
     if !sys::pidfd::keeps_exit().doing(what)? {
         return Err(Error::new(
             "this kernel tells an exit status to the parent alone (Linux before 6.15)",

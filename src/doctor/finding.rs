@@ -71,6 +71,17 @@ pub enum Who {
     Surroundings,
 }
 
+impl Who {
+    /// What goes before a remedy that is not the caller's to apply.
+    pub fn may(self) -> &'static str {
+        match self {
+            Self::You => "",
+            Self::Administrator => "ask the administrator: ",
+            Self::Surroundings => "ask for, or do, outside of this container or session: ",
+        }
+    }
+}
+
 /// What this host gives to this caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,7 +6,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::StatVfsMountFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{HostFacts, parse_mountinfo};
+use super::{HostFacts, Revealing, parse_mountinfo, too_revealing};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::path::read_regular;
@@ -31,6 +31,12 @@ pub struct Details {
     pub own_nice: i32,
     /// The caller's real-time priority; 0 where its policy is no real-time one.
     pub own_priority: u64,
+    /// What keeps the kernel from making a new procfs. It is read only where the caller allows another ([`HostFacts::learn_whole`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proc: Option<Revealing>,
+    /// Likewise of sysfs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sys: Option<Revealing>,
 }
 
 /// The state of the kernel's resource control (Documentation/filesystems/resctrl.rst).
@@ -73,6 +79,14 @@ impl HostFacts {
         if process.is_some_and(|p| p.scheduler().is_some()) {
             self.learn_scheduling();
         }
+    }
+
+    /// Reads whether a new procfs and a new sysfs could be made here, as far as the mounts tell.
+    pub fn learn_whole(&mut self) {
+        let table = read_regular(Path::new("/proc/self/mountinfo"), MAX_FILE);
+        let mounts = parse_mountinfo(&table.unwrap_or_default());
+        self.details.proc = Some(too_revealing(&mounts, "proc"));
+        self.details.sys = Some(too_revealing(&mounts, "sysfs"));
     }
 
     /// A child of this process begins with these, but where they are not to be inherited.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 mod cgroup;
 mod details;
+mod first;
 mod joined;
 mod mountinfo;
 mod net;
@@ -26,7 +27,7 @@ pub use cgroup::{
 };
 pub use details::{Details, Resctrl};
 pub use joined::{Found, Joinable, NamespaceReading, may_join};
-pub use mountinfo::{MountLine, Revealing, parse_mountinfo, too_revealing};
+pub use mountinfo::{MountLine, Revealing, listed, parse_mountinfo, too_revealing};
 pub use net::{NetReading, present as net_devices};
 pub use probe::own_uid_map;
 pub use programs::run;

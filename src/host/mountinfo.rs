@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// Directories of procfs and sysfs that are there to be mounted on and are always empty: a mount there hides nothing
 /// (`proc_create_mount_point`, `register_sysctl_mount_point` and `sysfs_create_mount_point` of the kernel).
 const MOUNT_POINTS: [&str; 15] = [
@@ -43,7 +45,8 @@ pub struct MountLine {
 
 /// Why the kernel refuses a new instance of a filesystem to a user namespace (`mount_too_revealing` of the kernel): the
 /// namespace must see one already that shows as much.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Revealing {
     /// No mount shows the whole filesystem.
     NoneVisible,
@@ -53,6 +56,33 @@ pub enum Revealing {
     Readonly,
     /// As far as the mounts tell, there is no reason.
     Nothing,
+}
+
+impl Revealing {
+    /// The code of this cause, for `proc` or `sysfs`.
+    pub fn code(&self, fstype: &str) -> Option<&'static str> {
+        let proc = fstype == "proc";
+        match self {
+            Self::Covered(_) if proc => Some("LDG-PROC-MASKED"),
+            Self::Covered(_) => Some("LDG-SYS-MASKED"),
+            Self::Readonly if proc => Some("LDG-PROC-READONLY"),
+            Self::Readonly => Some("LDG-SYS-READONLY"),
+            Self::NoneVisible if proc => Some("LDG-PROC-NONE"),
+            Self::NoneVisible => Some("LDG-SYS-NONE"),
+            Self::Nothing => None,
+        }
+    }
+}
+
+/// A few of `places`, and how many more there are.
+pub fn listed(places: &[PathBuf]) -> String {
+    const SHOWN: usize = 6;
+    let shown = places.iter().take(SHOWN).map(|place| format!("{place:?}"));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match places.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// The lines of `text`, in their order; a line that does not parse is left out.

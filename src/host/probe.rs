@@ -90,6 +90,7 @@ impl HostFacts {
             cgroup,
             session: None,
         }
+        .remembered()
     }
 }
 

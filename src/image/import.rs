@@ -14,6 +14,7 @@ use super::source::{self, Platform, Source, SourceImage};
 use super::store::{self, ImageRecord, ImageStore, LayerRecord};
 use super::{Digest, Limits, Owners, confine};
 use crate::error::{Doing, Error, Result};
+use crate::plan::Note;
 use crate::{state, sys};
 
 mod layer;
@@ -36,6 +37,8 @@ pub struct Request {
     pub limits: Limits,
     /// Whose the files become.
     pub owners: Owners,
+    /// Whether every adaptation is an error (`--strict`).
+    pub strict: bool,
 }
 
 /// What came of it.
@@ -105,6 +108,9 @@ pub fn import(
             .sum(),
         notes,
     };
+    if request.strict {
+        Note::refuse(&record.notes)?;
+    }
     let replaced = store.name_image(&record)?;
     Ok(Imported {
         image: record,

@@ -147,12 +147,13 @@ fn open(directory: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> sys::Result<O
         .map_err(|e| sys::Error::new("openat", format!("{name:?}, {flags:?}"), e))
 }
 
+/// What people call the filesystem with this number (statfs(2)).
 #[allow(
     clippy::cast_sign_loss,
     clippy::useless_conversion,
     reason = "a number of 32 bits, of another type on other machines"
 )]
-fn name_of(number: rustix::fs::FsWord) -> String {
+pub fn name_of(number: rustix::fs::FsWord) -> String {
     let number = i64::from(number) as u64 & 0xffff_ffff;
     let known = FILESYSTEMS.iter().find(|(known, _)| *known == number);
     known.map_or_else(

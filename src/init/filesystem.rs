@@ -1,11 +1,12 @@
 //! New filesystems, by the mount API (fsopen(2)), and why the kernel refuses one.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::attributes;
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
-use crate::host::{Revealing, parse_mountinfo, too_revealing};
+use crate::host::{Revealing, listed, parse_mountinfo, too_revealing};
 use crate::plan::{Attributes, Layers, joined_layers};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
@@ -13,9 +14,6 @@ use crate::sys::mount as kernel;
 
 /// The most that is read of the mount table, in bytes.
 const MOUNT_TABLE_LIMIT: usize = 4 << 20;
-
-/// The longest value that fsconfig(2) takes, in bytes.
-const VALUE_LIMIT: usize = 255;
 
 /// What a new filesystem is given.
 #[derive(Debug)]
@@ -35,18 +33,29 @@ pub(super) fn new(fstype: &str, given: &Given<'_>) -> Result<OwnedFd> {
 
 fn explained(tree: sys::Result<OwnedFd>, fstype: &str) -> Result<OwnedFd> {
     let refused = tree.as_ref().is_err_and(|e| e.is(nix::libc::EPERM));
+    let step = match fstype {
+        "proc" => Step::MountProc,
+        "sysfs" => Step::MountSys,
+        "overlay" => Step::MountOverlay,
+        _ => Step::Mount,
+    };
     let tree = tree.doing(|| format!("cannot make a new {fstype}"));
     tree.map_err(|e| match refused {
         true => explain_refusal(e, fstype),
         false => e,
     })
+    .map_err(|e| e.step(step))
 }
 
-fn finish(context: kernel::FsContext, fstype: &str, given: &Given<'_>) -> sys::Result<OwnedFd> {
+fn finish(
+    mut context: kernel::FsContext<'_>,
+    fstype: &str,
+    given: &Given<'_>,
+) -> sys::Result<OwnedFd> {
     if !given.source.is_empty() {
         context.set_string("source", given.source)?;
     }
-    set(&context, given.flags, given.options)?;
+    set(&mut context, given.flags, given.options)?;
     let bits = given
         .attributes
         .iter()
@@ -60,7 +69,7 @@ fn finish(context: kernel::FsContext, fstype: &str, given: &Given<'_>) -> sys::R
 }
 
 fn set(
-    context: &kernel::FsContext,
+    context: &mut kernel::FsContext<'_>,
     flags: &[String],
     options: &[(String, Option<String>)],
 ) -> sys::Result<()> {
@@ -82,8 +91,8 @@ pub(super) fn reconfigure(
     flags: &[String],
     options: &[(String, Option<String>)],
 ) -> Result<()> {
-    let changed = kernel::FsContext::of(place).and_then(|context| {
-        set(&context, flags, options)?;
+    let changed = kernel::FsContext::of(place).and_then(|mut context| {
+        set(&mut context, flags, options)?;
         context.reconfigure()
     });
     changed.doing(|| "cannot change the filesystem".to_owned()).map_err(|e| {
@@ -97,65 +106,76 @@ pub(super) fn overlay(
     directories: &[OwnedFd],
     given: &Given<'_>,
 ) -> Result<OwnedFd> {
-    let by_fd = kernel::FsContext::open("overlay")
-        .and_then(|context| add_by_fd(&context, layers, directories).map(|()| context));
-    let old_kernel = |e: &sys::Error| e.is(nix::libc::EINVAL) || e.is(nix::libc::EBADF);
-    let context = match by_fd {
-        // Before Linux 6.13 it takes only paths, which are looked up with the rights of the container's root.
-        Err(error) if old_kernel(&error) => add_by_path(layers)?,
-        context => context.doing(|| "cannot make a new overlay".to_owned())?,
+    if !is_on(Defence::ResolveOnce) {
+        return explained(by_path(layers, given), "overlay");
+    }
+    let open = kernel::FsContext::open("overlay");
+    let tree = open.and_then(|context| of_directories(context, layers, directories, given));
+    let tree = match tree {
+        // Before Linux 6.13 fsconfig(2) takes only paths, of at most 255 bytes; mount(2) takes names of fds.
+        Err(error) if error.is(nix::libc::EINVAL) || error.is(nix::libc::EBADF) => {
+            let context = kernel::FsContext::open_for_mount("overlay");
+            let tree = of_directories(context, layers, directories, given);
+            // Where both find the same fault, the first can say more of it.
+            tree.map_err(|second| match second.errno == error.errno {
+                true => error,
+                false => second,
+            })
+        }
+        tree => tree,
     };
-    explained(finish(context, "overlay", given), "overlay")
+    explained(tree, "overlay")
 }
 
-fn add_by_fd(
-    context: &kernel::FsContext,
+fn of_directories<'a>(
+    mut context: kernel::FsContext<'a>,
     layers: &Layers,
-    directories: &[OwnedFd],
-) -> sys::Result<()> {
-    if !is_on(Defence::ResolveOnce) {
-        return Err(sys::Error::new("fsconfig", "by path", nix::libc::EINVAL));
-    }
+    directories: &'a [OwnedFd],
+    given: &Given<'_>,
+) -> sys::Result<OwnedFd> {
     let lower = layers.lower.iter().map(|_| "lowerdir+");
     let data = layers.data.iter().map(|_| "datadir+");
     let keys = lower.chain(data).chain(["upperdir", "workdir"]);
     for (key, directory) in keys.zip(directories) {
-        context.set_fd(key, directory)?;
+        context.set_fd(key, directory.as_fd())?;
     }
-    Ok(())
+    finish(context, "overlay", given)
 }
 
-fn add_by_path(layers: &Layers) -> Result<kernel::FsContext> {
-    let what = || "cannot make a new overlay".to_owned();
-    let context = kernel::FsContext::open("overlay").doing(what)?;
+/// What is not done: the directories are looked up once more, with the rights of the container's root.
+fn by_path(layers: &Layers, given: &Given<'_>) -> sys::Result<OwnedFd> {
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-    let mut values = vec![("lowerdir", joined_layers(layers))];
+    let mut context = kernel::FsContext::open("overlay")?;
+    context.set_string("lowerdir", &joined_layers(layers))?;
     if let Some((upper, work)) = &layers.upper {
-        values.push(("upperdir", text(upper)));
-        values.push(("workdir", text(work)));
+        context.set_string("upperdir", &text(upper))?;
+        context.set_string("workdir", &text(work))?;
     }
-    for (key, value) in values {
-        let set = context.set_string(key, &value).doing(what);
-        set.map_err(|e| match value.len() > VALUE_LIMIT {
-            true => e.hint("before Linux 6.13 the paths of an overlay have at most 255 bytes together: use shorter ones"),
-            false => e.hint("before Linux 6.13 the container's root must be able to reach the directories itself"),
-        })?;
-    }
-    Ok(context)
+    finish(context, "overlay", given)
 }
 
 /// The kernel makes a new procfs or sysfs for a user namespace only where one can be seen that shows as much.
 fn explain_refusal(error: Error, fstype: &str) -> Error {
-    let place = match fstype {
-        "proc" => "/proc",
-        "sysfs" => "/sys",
+    let (place, step) = match fstype {
+        "proc" => ("/proc", Step::MountProc),
+        "sysfs" => ("/sys", Step::MountSys),
         "overlay" => return error.hint("a user namespace may mount it since Linux 5.11"),
         "binfmt_misc" => return error.hint("a user namespace may mount it since Linux 6.7"),
         _ => return error,
     };
     let table = sys::path::read_regular(Path::new("/proc/self/mountinfo"), MOUNT_TABLE_LIMIT);
-    let mounts = table.map_or_else(|_| Vec::new(), |text| parse_mountinfo(&text));
-    let (seen, remedy) = match too_revealing(&mounts, fstype) {
+    let mut mounts = table.map_or_else(|_| Vec::new(), |text| parse_mountinfo(&text));
+    // What this process has mounted itself, the kernel does not mind.
+    mounts.retain(|mount| kernel::staging_place() != Some(&mount.mount_point));
+    let revealing = too_revealing(&mounts, fstype);
+    let code = revealing.code(fstype);
+    let instead = match revealing {
+        Revealing::Covered(_) | Revealing::Readonly => {
+            format!("; or give --proc=auto, which binds this host's {place}, with a note")
+        }
+        Revealing::NoneVisible | Revealing::Nothing => String::new(),
+    };
+    let (seen, remedy) = match revealing {
         Revealing::Nothing => (
             format!("one on {place} is, but the host may have locked its access time option"),
             "give the mount the same one (relatime, noatime, strictatime)".to_owned(),
@@ -175,18 +195,11 @@ fn explain_refusal(error: Error, fstype: &str) -> Error {
             format!("add \"ro\" to the options of the mount, or have {place} mounted writable"),
         ),
     };
-    error.hint(format!(
-        "the kernel makes a new {fstype} only where a whole one can be seen: {seen}; {remedy}"
-    ))
-}
-
-/// A few of `places`, and how many more there are.
-fn listed(places: &[PathBuf]) -> String {
-    const SHOWN: usize = 6;
-    let shown = places.iter().take(SHOWN).map(|place| format!("{place:?}"));
-    let shown = shown.collect::<Vec<_>>().join(", ");
-    match places.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
+    let error = error.step(step).hint(format!(
+        "the kernel makes a new {fstype} only where a whole one can be seen: {seen}; {remedy}{instead}"
+    ));
+    match code {
+        Some(code) => error.code(code),
+        None => error,
     }
 }

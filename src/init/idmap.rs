@@ -14,7 +14,8 @@ use crate::userns;
 pub(super) fn namespace(map: &MountIdMap) -> Result<OwnedFd> {
     let what = || "cannot make a user namespace for its id map".to_owned();
     let (ours, theirs) = sys::socket::pair().doing(what)?;
-    match sys::process::clone(sys::ns::flag::USER | sys::ns::flag::MOUNT) {
+    let kinds = sys::ns::flag::USER | sys::ns::flag::MOUNT;
+    match userns::once_freed(|| sys::process::clone(kinds)) {
         Ok(Cloned::Child) => {
             drop(ours);
             wait_to_be_mapped(&theirs)

@@ -8,6 +8,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::plan::idmap::maps_id;
 use crate::plan::{IdMapping, Namespace, Note, Plan, Process, UserNamespace};
@@ -203,7 +204,9 @@ impl Init<'_> {
         }
 
         self.enter(Stage::Sources);
-        sys::mount::make_all_slave().doing(|| "cannot leave mount propagation".to_owned())?;
+        sys::mount::make_all_slave()
+            .doing(|| "cannot leave mount propagation".to_owned())
+            .map_err(|e| e.step(Step::Mount))?;
         let sources = rootfs::Sources::open(plan)?;
         let proc = labels::open_proc(&plan.process.attributes)?;
         become_root(plan)?;
@@ -382,16 +385,18 @@ fn join_keyring(
     };
     labels::apply_to_keyring(&process.attributes, proc)?;
     let what = || "cannot join a session keyring of the container's own".to_owned();
-    let remedy = match sys::keyring::join_session(name) {
+    let (code, remedy) = match sys::keyring::join_session(name) {
         Ok(()) => return Ok(()),
         // A kernel without keys.
         Err(error) if error.is(ENOSYS) => return Ok(()),
-        Err(error) if error.is(EDQUOT) => {
-            "your keys are used up: end some containers, ask the administrator for sysctl kernel.keys.maxkeys=2000, or give --no-new-keyring"
-        }
-        Err(error) if error.is(EPERM) || error.is(EACCES) => {
-            "a filter around this session forbids keyctl(2): give --no-new-keyring where that is meant to be so"
-        }
+        Err(error) if error.is(EDQUOT) => (
+            "LDG-KEYRING-QUOTA",
+            "your keys are used up: end some containers, ask the administrator for sysctl kernel.keys.maxkeys=2000, or give --no-new-keyring",
+        ),
+        Err(error) if error.is(EPERM) || error.is(EACCES) => (
+            "LDG-KEYRING-SECCOMP",
+            "a filter around this session forbids keyctl(2): give --no-new-keyring where that is meant to be so",
+        ),
         Err(error) => return Err(error).doing(what),
     };
     let note = Note::new(
@@ -399,7 +404,7 @@ fn join_keyring(
         "the container shares the caller's session keyring: it could not get one of its own",
         remedy,
     );
-    line.send(&Report::Note(note)).doing(what)
+    line.send(&Report::Note(note.code(code))).doing(what)
 }
 
 /// Runs the program; returns only on failure.

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::beneath::{Links, RootDir, is_directory};
 use super::rootfs::{Sources, set_propagation};
 use super::{attributes, copy_up, filesystem, idmap};
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::plan::{Attribute, Attributes, Mount, MountIdMap, MountSource, Note, Plan};
 use crate::spawn::line::{InitEnd, Report};
@@ -40,12 +41,13 @@ pub(super) fn make_all<'a>(
         let what = || format!("cannot mount {:?} ({})", mount.destination, mount.property);
         let mut notes = Vec::new();
         let made = make(mount, sources.of(index), root, &mut notes);
-        let tree = made.map_err(|e| e.within(what()))?;
+        let tree = made.map_err(|e| e.within(what()).step(Step::Mount))?;
         for note in notes {
             line.send(&Report::Note(note)).doing(what)?;
         }
         for propagation in &mount.propagation {
-            set_propagation(&tree, *propagation).doing(what)?;
+            let set = set_propagation(&tree, *propagation).doing(what);
+            set.map_err(|e| e.step(Step::Mount))?;
         }
         if takes_back_readonly(mount) {
             late.retain(|l: &LateReadonly<'_>| l.planned.destination != mount.destination);
@@ -173,17 +175,31 @@ fn change_present(
 /// Gives the mount its id map. A mount can have one only before it is in its place (mount_setattr(2)).
 fn map_ids(tree: &OwnedFd, map: &MountIdMap) -> Result<()> {
     let what = || "cannot map its ids".to_owned();
+    if !kernel::may_map_ids() {
+        return Err(without_id_maps(
+            Error::new(what()).because("mount(2) has no id maps"),
+        ));
+    }
     let namespace = idmap::namespace(map).map_err(|e| e.within(what()))?;
-    kernel::set_id_map(tree, map.recursive, &namespace)
-        .map_err(|cause| {
-            let hint = if cause.is(nix::libc::EPERM) {
-                "its filesystem was mounted outside of the container: only who is root there may map its ids; map the \
-                 container's own ids to the owners of the files (/linux/uidMappings), or take this out"
-            } else {
-                "the kernel has no id maps for this kind of filesystem; tmpfs has them since Linux 6.3"
-            };
-            Error::new(what()).because(cause).hint(hint)
+    kernel::set_id_map(tree, map.recursive, &namespace).map_err(|cause| {
+        let error = Error::new(what()).because_of(&cause);
+        if !kernel::may_map_ids() {
+            return without_id_maps(error);
+        }
+        error.hint(if cause.is(nix::libc::EPERM) {
+            "its filesystem was mounted outside of the container: only who is root there may map its ids; map the \
+             container's own ids to the owners of the files (/linux/uidMappings), or take this out"
+        } else {
+            "the kernel has no id maps for this kind of filesystem; tmpfs has them since Linux 6.3"
         })
+    })
+}
+
+fn without_id_maps(error: Error) -> Error {
+    error.code("LDG-KERNEL-MOUNT-API").hint(
+        "this needs open_tree(2), fsopen(2) and mount_setattr(2): Linux 5.12, and that no filter around this session refuses \
+         them; without them, take out uidMappings, gidMappings and idmap of the mount",
+    )
 }
 
 fn explain_clone(error: Error, recursive: bool) -> Error {

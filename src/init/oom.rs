@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::doctor::Step;
 use crate::error::{Error, Result};
 use crate::plan::Process;
 use crate::sys;
@@ -26,11 +27,11 @@ pub fn write_oom_score(score: i32) -> Result<()> {
         "cannot set oom_score_adj to {score} (/process/oomScoreAdj): the current value is {present}"
     ));
     let denied = cause.is(nix::libc::EACCES);
-    let error = error.because(cause);
+    let error = error.because_of(&cause).step(Step::Limit);
     if !denied {
         return Err(error);
     }
-    Err(error.hint(format!(
+    Err(error.code("LDG-OOM-SCORE").hint(format!(
         "ask for {present} or more: going below what this session began with needs CAP_SYS_RESOURCE in the initial user \
          namespace; the administrator can begin it lower (OOMScoreAdjust= of user@.service)"
     )))

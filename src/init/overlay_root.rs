@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::beneath::RootDir;
 use super::filesystem::{self, Given};
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::plan::{Attributes, Layers, RootLayers, RootUpper};
 use crate::sys;
@@ -33,7 +34,10 @@ pub(super) fn open(layers: &RootLayers) -> Result<Vec<OwnedFd>> {
 fn open_directory(path: &PathBuf) -> Result<OwnedFd> {
     open_in_store(path)
         .doing(|| format!("cannot open the layer {path:?}"))
-        .map_err(|e| e.hint("the store of images was changed: `lodger image verify` tells"))
+        .map_err(|e| {
+            e.hint("the store of images was changed: `lodger image verify` tells")
+                .step(Step::Store)
+        })
 }
 
 /// Opens `STORE/layers/NAME/root`, or what a container has in `STORE/containers/NAME`. No link of the store is followed: it may be
@@ -94,7 +98,8 @@ pub(super) fn attach(
         }
     };
     let tree = tree.map_err(|e| e.within(what()))?;
-    sys::mount::attach(&tree, place, path).doing(what)?;
+    let attached = sys::mount::attach(&tree, place, path).doing(what);
+    attached.map_err(|e| e.step(Step::Mount))?;
     Ok(RootDir::new(tree))
 }
 
@@ -114,7 +119,8 @@ fn on_tmpfs(size: Option<&str>, mode: u32, place: &OwnedFd, path: &Path) -> Resu
         attributes: [&plain; 2],
     };
     let tree = filesystem::new("tmpfs", &given).map_err(|e| e.within(what()))?;
-    sys::mount::attach(&tree, place, path).doing(what)?;
+    let attached = sys::mount::attach(&tree, place, path).doing(what);
+    attached.map_err(|e| e.step(Step::Mount))?;
     let make = |name: &str, mode: u32| {
         let error = |call, e| sys::Error::new(call, format!("{name:?}, {mode:o}"), e);
         let bits = Mode::from_raw_mode(mode);

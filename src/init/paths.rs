@@ -58,7 +58,7 @@ fn null_of_the_image(root: &RootDir) -> Option<OwnedFd> {
 }
 
 fn empty_directory(label: Option<&str>) -> sys::Result<OwnedFd> {
-    let context = kernel::FsContext::open("tmpfs")?;
+    let mut context = kernel::FsContext::open("tmpfs")?;
     if let Some(label) = label {
         context.set_string("context", label)?;
     }

@@ -1,6 +1,7 @@
 //! Limits, scheduling, ids, groups and capabilities of the program, in the one order that works.
 
 use super::scheduling;
+use crate::doctor::Step;
 use crate::error::{Doing, Result};
 use crate::plan::{CapabilitySet, Process};
 use crate::sys;
@@ -15,12 +16,14 @@ use crate::sys::defence::{Defence, is_on};
 /// `kept`: capabilities that stay permitted all the same, until execve(2) (`super::seccomp`).
 pub(super) fn apply(process: &Process, kept: u64) -> Result<()> {
     for limit in &process.rlimits {
-        sys::cred::set_limit(limit.resource, limit.soft, limit.hard).doing(|| {
-            format!(
-                "cannot set {} to {}:{} (/process/rlimits)",
-                limit.name, limit.soft, limit.hard
-            )
-        })?;
+        sys::cred::set_limit(limit.resource, limit.soft, limit.hard)
+            .doing(|| {
+                format!(
+                    "cannot set {} to {}:{} (/process/rlimits)",
+                    limit.name, limit.soft, limit.hard
+                )
+            })
+            .map_err(|e| e.step(Step::Limit))?;
     }
     scheduling::apply(&process.attributes)?;
     if is_on(Defence::Capabilities) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::beneath::{RootDir, is_directory};
 use super::{devices, overlay_root};
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::plan::{Mount, MountSource, Plan, Propagation, PropagationKind};
 use crate::sys;
@@ -78,6 +79,7 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
     let what = || format!("cannot open the root filesystem {path:?}");
     let fd = sys::mount::open_path(path).doing(what).map_err(|e| {
         e.hint("every directory above it must be open (x) to you, and root.path in config.json must name it")
+            .step(Step::RootPath)
     })?;
     if is_directory(&fd).doing(what)? {
         return Ok(fd);
@@ -101,7 +103,10 @@ fn open_sources(mount: &Mount) -> Result<Vec<OwnedFd>> {
 fn open_source(source: &Path, property: &str) -> Result<OwnedFd> {
     sys::mount::open_path(source)
         .doing(|| format!("cannot open the source of {property}"))
-        .map_err(|e| e.hint("the source must exist, and be open to you; nothing is created for it"))
+        .map_err(|e| {
+            e.hint("the source must exist, and be open to you; nothing is created for it")
+                .step(Step::RootPath)
+        })
 }
 
 /// Mounts the root filesystem over itself, which makes it a mount that can become the root.
@@ -111,14 +116,21 @@ pub(super) fn attach(plan: &Plan, sources: &Sources) -> Result<RootDir> {
         return overlay_root::attach(layers, &sources.layers, &sources.root, path);
     }
     let what = || format!("cannot mount the root filesystem {path:?}");
-    let tree = sys::mount::clone_tree(&sources.root, true, path).doing(what)?;
-    sys::mount::attach(&tree, &sources.root, path).doing(what)?;
-    Ok(RootDir::new(tree))
+    let tree = sys::mount::clone_tree(&sources.root, true, path);
+    let attached = tree.and_then(|tree| {
+        sys::mount::attach(&tree, &sources.root, path)?;
+        Ok(RootDir::new(tree))
+    });
+    attached.doing(what).map_err(|e| e.step(Step::Mount))
 }
 
 /// Makes `root` the root of the mount namespace; the host's tree is gone from it afterwards, or, without pivot_root(2),
 /// covered.
 pub(super) fn pivot(plan: &Plan, root: &RootDir, no_pivot: bool) -> Result<()> {
+    change_root(plan, root, no_pivot).map_err(|e| e.step(Step::Mount))
+}
+
+fn change_root(plan: &Plan, root: &RootDir, no_pivot: bool) -> Result<()> {
     let what = || "cannot change the root".to_owned();
     if no_pivot {
         sys::mount::move_root(root.fd()).doing(what)?;

@@ -2,6 +2,7 @@
 
 use nix::libc::{EINVAL, ENOSYS, EOPNOTSUPP, EPERM};
 
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::plan::{IoPriority, MemoryPolicy, NumberSet, ProcessAttributes, Scheduler};
 use crate::sys;
@@ -107,7 +108,7 @@ pub(crate) fn restrict_cpus(cpus: &NumberSet, property: &str) -> Result<()> {
 }
 
 fn explained(what: String, cause: sys::Error, remedy: Option<&str>) -> Error {
-    let error = Error::new(what).because(cause);
+    let error = Error::new(what).because_of(&cause).step(Step::Limit);
     match remedy {
         Some(remedy) => error.hint(remedy),
         None => error,

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::{OFlags, ResolveFlags};
 
 use super::beneath::{Links, RootDir};
+use crate::doctor::Step;
 use crate::error::{Doing, Result};
 use crate::plan::Sysctl;
 use crate::sys;
@@ -20,12 +21,13 @@ pub(super) fn write_all(parameters: &[Sysctl], root: &RootDir) -> Result<()> {
     let proc = own_procfs(root)
         .doing(|| "cannot make a procfs to set /linux/sysctl".to_owned())
         .map_err(|e| {
-            e.hint("this needs a host /proc without mounts over it, or at least over /proc/sys")
+            e.step(Step::Sysctl)
+                .hint("this needs a host /proc without mounts over it, or at least over /proc/sys")
         })?;
     for parameter in parameters {
         write(&proc, parameter)
             .doing(|| format!("cannot set /linux/sysctl/{}", parameter.key))
-            .map_err(|e| e.hint("the value must be valid, and every id in it mapped in the container's user namespace"))?;
+            .map_err(|e| e.step(Step::Sysctl).hint("the value must be valid, and every id in it mapped in the container's user namespace"))?;
     }
     Ok(())
 }

@@ -10,9 +10,9 @@ use super::namespaces::{self, Namespaces};
 use super::net_devices::net_devices;
 use super::time_offsets::time_offsets;
 use super::{
-    CgroupOptions, FakeRoot, Hooks, IdMapping, Ids, Namespace, Note, Plan, Propagation,
-    PropagationKind, Role, Root, UserNamespace, annotations, attributes, cgroup, devices, labels,
-    process, resctrl, sysctl,
+    Choices, FakeRoot, Hooks, IdMapping, Ids, Namespace, Note, Plan, Propagation, PropagationKind,
+    Role, Root, UserNamespace, annotations, attributes, cgroup, devices, labels, process, resctrl,
+    sysctl,
 };
 use crate::bundle::{Bundle, Problem};
 use crate::host::HostFacts;
@@ -23,14 +23,14 @@ impl Plan {
     /// # Errors
     /// All that the configuration asks and this caller cannot have, each with its JSON pointer.
     pub fn compute(bundle: &Bundle, facts: &HostFacts) -> Result<Self, Vec<Problem>> {
-        Self::compute_with(bundle, facts, CgroupOptions::default())
+        Self::compute_with(bundle, facts, Choices::default())
     }
 
-    /// As [`Plan::compute`], with what the caller asks of the cgroup besides.
+    /// As [`Plan::compute`], with what the caller asks besides.
     pub fn compute_with(
         bundle: &Bundle,
         facts: &HostFacts,
-        cgroups: CgroupOptions,
+        choices: Choices,
     ) -> Result<Self, Vec<Problem>> {
         let spec = &bundle.spec;
         let linux = spec.linux().as_ref();
@@ -52,7 +52,7 @@ impl Plan {
         let cgroup = cgroup::Deciding {
             spec,
             facts,
-            options: cgroups,
+            options: choices.cgroups,
             notes: &mut notes,
             problems: &mut problems,
         }
@@ -60,13 +60,14 @@ impl Plan {
         let context = Context {
             own_cgroup: own_cgroups && cgroup.is_some(),
             directory: &bundle.directory,
+            proc: choices.proc,
             namespaces: &owned,
             joined: &decided.joined,
             ids,
             user_namespace: namespaces::asks_for_user_namespace(linux),
         };
-        let asked = spec.mounts().as_deref().unwrap_or_default();
-        let mut mounts = mounts::mounts(asked, context, &mut notes, &mut problems);
+        let listed = spec.mounts().as_deref().unwrap_or_default();
+        let mut mounts = mounts::mounts(listed, context, &mut notes, &mut problems);
         let mount_label = labels::mount_label(spec, facts, &mut problems);
         if let Some(label) = &mount_label {
             labels::label_mounts(&mut mounts, label, &mut notes);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::mounts::Planner;
-use super::{Attribute, MountSource, Namespace, overlay};
+use super::{Attribute, MountSource, Namespace, ProcMode, overlay};
 use crate::sys::defence::{Defence, is_on};
 
 /// Filesystem types that only the host's root can mount, or not by a config, and what to do instead.
@@ -26,11 +26,17 @@ const UNREACHABLE: [(&str, &str); 3] = [
 impl Planner<'_> {
     pub(super) fn filesystem(&mut self, kind: &str) -> Option<MountSource> {
         match kind {
+            "proc" if self.context.proc == ProcMode::None => {
+                self.leave_proc_out();
+                None
+            }
             "proc" if !self.has_own(Namespace::Pid) => Some(self.stand_in("/proc", Namespace::Pid)),
+            "proc" => self.own_proc(),
             "sysfs" if !self.has_own(Namespace::Network) => {
                 self.options.recursive.set(Attribute::Ro);
                 Some(self.stand_in("/sys", Namespace::Network))
             }
+            "sysfs" => Some(self.own_sys()),
             "mqueue" if !self.has_own(Namespace::Ipc) => {
                 let message = if self.joins(Namespace::Ipc) {
                     "message queues belong to the IPC namespace, and the one that is joined to another user namespace than \
@@ -43,7 +49,7 @@ impl Planner<'_> {
                 None
             }
             "cgroup" | "cgroup2" => Some(self.cgroup(kind)),
-            "proc" | "sysfs" | "mqueue" => Some(self.new_filesystem(kind)),
+            "mqueue" => Some(self.new_filesystem(kind)),
             "tmpfs" | "devpts" => {
                 self.drop_unmapped_ids();
                 Some(self.new_filesystem(kind))
@@ -62,7 +68,7 @@ impl Planner<'_> {
         }
     }
 
-    fn new_filesystem(&mut self, fstype: &str) -> MountSource {
+    pub(super) fn new_filesystem(&mut self, fstype: &str) -> MountSource {
         let source = self.spec.source().as_ref();
         let source = source.map_or(fstype.into(), |s| s.to_string_lossy());
         MountSource::Filesystem {
@@ -128,7 +134,7 @@ impl Planner<'_> {
         }
     }
 
-    fn drop_filesystem_options(&mut self, source: &str) {
+    pub(super) fn drop_filesystem_options(&mut self, source: &str) {
         let mut dropped: Vec<(usize, String)> = std::mem::take(&mut self.options.superblock);
         let data = std::mem::take(&mut self.options.data);
         dropped.extend(data.into_iter().map(|(index, name, _)| (index, name)));

@@ -418,6 +418,7 @@ mod capability;
 mod cgroup;
 mod cgroup_types;
 mod cgroups_path;
+mod choices;
 mod compute;
 mod devices;
 mod fake_root;
@@ -425,6 +426,7 @@ mod filesystems;
 mod hooks;
 pub mod idmap;
 mod labels;
+mod masked;
 mod mount_ids;
 mod mounts;
 mod namespaces;
@@ -454,6 +456,7 @@ pub use cgroup_types::{
     Setting, UnitProperty,
 };
 pub use cgroups_path::unit_name;
+pub use choices::{Choices, ProcMode};
 pub use devices::{Asked, Device, Fifo};
 pub use fake_root::FakeRoot;
 pub use hooks::{Hook, Hooks};

@@ -4,8 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::options::{self, Commas, Options};
 use super::{
-    Ids, JoinedNamespace, Mount, MountIdMap, MountSource, Namespace, Note, PropagationKind,
-    mount_ids,
+    Ids, JoinedNamespace, Mount, MountIdMap, MountSource, Namespace, Note, ProcMode,
+    PropagationKind, mount_ids,
 };
 use crate::bundle::Problem;
 use crate::sys::defence::{Defence, is_on};
@@ -30,6 +30,8 @@ const COVERABLE: [&str; 11] = [
 pub(super) struct Context<'a> {
     /// The bundle's directory: relative sources start here.
     pub directory: &'a Path,
+    /// How it gets its procfs.
+    pub proc: ProcMode,
     /// The namespaces that belong to the container's user namespace.
     pub namespaces: &'a [Namespace],
     /// The namespaces that are joined.

@@ -31,6 +31,8 @@ pub struct Joining<'a> {
     pub outlets: Outlets,
     /// The container's id.
     pub id: &'a str,
+    /// Whether every adaptation is an error (`--strict`).
+    pub strict: bool,
     /// The way into the container's cgroup, if it has one.
     pub entrance: Option<Entrance>,
 }
@@ -151,6 +153,9 @@ fn talk_through(
     }
     order(line, Order::Go)?;
     wait_for(Phase::SettingUp, line, heard)?;
+    if joining.strict {
+        Note::refuse(&heard.notes)?;
+    }
     joining.outlets.hand_over_console(heard)?;
     if let Some(agent) = &mut heard.agent {
         let state = ContainerState::of(joining.id, joining.record, Status::Running);

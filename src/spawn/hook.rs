@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 
 use crate::error::{Doing, Error, Result};
@@ -19,6 +19,7 @@ use crate::plan::Hook;
 use crate::state::{ContainerState, Record, Status};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
+use crate::sys::pidfd::Polled;
 use crate::sys::process::{Child, Cloned, Exit};
 
 /// How much of what a hook printed is told, in bytes: the end of it.
@@ -216,7 +217,7 @@ fn follow(
         .map_err(|e| sys::Error::new("fcntl", "pipe, F_SETFL, O_NONBLOCK", e))?;
     let mut open = true;
     loop {
-        let mut fds = vec![PollFd::new(&child.pidfd, PollFlags::IN)];
+        let mut fds = Vec::new();
         if let Some(wanted) = wanted {
             fds.push(PollFd::from_borrowed_fd(wanted, PollFlags::IN));
         }
@@ -224,14 +225,12 @@ fn follow(
             fds.push(PollFd::new(output, PollFlags::IN));
         }
         let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let limit = left.and_then(|left| Timespec::try_from(left).ok());
-        match rustix::event::poll(&mut fds, limit.as_ref()) {
-            Ok(0) if left.is_some() => return Ok(End::TooLate),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(sys::Error::new("poll", "pidfd, pipe", e)),
+        let polled = sys::pidfd::poll_with(child.pidfd.as_fd(), &mut fds, left)?;
+        if polled == Polled::Nothing {
+            return Ok(End::TooLate);
         }
-        let ended = !fds[0].revents().is_empty();
-        let unwanted = wanted.is_some() && !fds[1].revents().is_empty();
+        let ended = polled == Polled::Ended;
+        let unwanted = wanted.is_some() && !fds[0].revents().is_empty();
         open = open && take(output, said);
         if ended {
             return Ok(End::Ended);

@@ -82,7 +82,14 @@ fn hear(line: &OwnedFd) -> std::result::Result<(Child, Option<NamespaceMark>), O
     let packet = packet.ok_or(None)?;
     let word = serde_json::from_slice(&packet.content).map_err(|cause| lost(&cause))?;
     match (word, packet.fd) {
-        (Word::Made { pid, mark }, Some(pidfd)) => Ok((Child { pid, pidfd }, mark)),
+        (Word::Made { pid, mark }, Some(pidfd)) if !sys::pidfd::is_stand_in(&pidfd) => {
+            Ok((Child { pid, pidfd }, mark))
+        }
+        // The joiner's /proc may be another. It is this process's child, whose number is nobody else's.
+        (Word::Made { pid, mark }, Some(_)) => {
+            let pidfd = sys::process::open_pidfd(pid).map_err(|cause| lost(&cause))?;
+            Ok((Child { pid, pidfd }, mark))
+        }
         (Word::Made { .. }, None) => Err(Some(lost(&"no pidfd came with its word"))),
         (Word::Failed(failure), _) => Err(Some(reported(failure))),
     }
@@ -145,7 +152,8 @@ impl Joiner<'_> {
             new &= !flag::TIME;
         }
         let mark = self.mark(&mut new)?;
-        let cloned = sys::process::clone_sibling(new).map_err(|cause| self.explain(new, cause))?;
+        let cloned = userns::once_freed(|| sys::process::clone_sibling(new))
+            .map_err(|cause| self.explain(new, cause))?;
         Ok((cloned, mark))
     }
 

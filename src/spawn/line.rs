@@ -85,6 +85,9 @@ pub struct Failure {
     /// What was being done, for a diagnosis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Step>,
+    /// The code of the cause, where it was found at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 impl Failure {
@@ -97,6 +100,7 @@ impl Failure {
             by_hook: false,
             origin: error.origin().cloned().map(Box::new),
             step: error.failed_step(),
+            code: error.cause_code().map(str::to_owned),
         }
     }
 }
@@ -237,6 +241,7 @@ pub(super) fn shortened(failure: &Failure) -> Failure {
             })
         }),
         step: failure.step,
+        code: failure.code.clone(),
     }
 }
 
@@ -353,6 +358,7 @@ mod tests {
             by_hook: false,
             origin: None,
             step: None,
+            code: None,
         }
     }
 
@@ -442,6 +448,7 @@ mod tests {
                 errno: 1,
             })),
             step: Some(Step::Mount),
+            code: Some("LDG-MOUNT-LSM".to_owned()),
         };
         init.send(&Report::Failed(long)).unwrap();
         assert!(matches!(

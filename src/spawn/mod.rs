@@ -79,6 +79,8 @@ pub struct Creation<'a> {
     pub outlets: Outlets,
     /// How far to go.
     pub until: Until,
+    /// Whether every adaptation is an error (`--strict`).
+    pub strict: bool,
     /// Whether its program is told of a socket in the state directory (NOTIFY_SOCKET).
     pub notify: bool,
     /// Who runs hooks in the caller's namespaces; needed only where the plan has some.
@@ -104,6 +106,12 @@ impl Outlets {
     /// Tells of `child`, which `kind` names to the one who gets the pidfd, as runc does.
     fn tell(&self, child: &Child, kind: &str) -> Result<()> {
         if let Some(receiver) = &self.pidfd {
+            if sys::pidfd::is_stand_in(&child.pidfd) {
+                return Err(Error::new("cannot hand over a pidfd")
+                    .because("there are none: this kernel (before Linux 5.2), or a filter around lodger, refuses them")
+                    .code("LDG-KERNEL-CALLS")
+                    .hint("leave out --pidfd-socket; --pid-file tells the process's number"));
+            }
             receiver.hand_over(kind, child.pidfd.as_fd())?;
         }
         match &self.pid_file {
@@ -226,11 +234,12 @@ impl Creation<'_> {
         } else {
             let flags = new_flags(self.plan) & !flag::CGROUP;
             let cgroup = cgroup.map(cgroup::Made::directory);
-            let cloned = match sys::process::clone_into(flags, cgroup) {
+            let clone = || sys::process::clone_into(flags, cgroup);
+            let cloned = match userns::once_freed(clone) {
                 // Before Linux 5.7, or as a filter feigns: it can be moved as well.
                 Err(cause) if in_cgroup && cause.is(nix::libc::ENOSYS) => {
                     in_cgroup = false;
-                    sys::process::clone(flags)
+                    userns::once_freed(|| sys::process::clone(flags))
                 }
                 cloned => cloned,
             };
@@ -305,6 +314,9 @@ impl Creation<'_> {
         }
         wait_for(Phase::SettingUp, line, &mut heard)?;
         tracing::debug!(notes = heard.notes.len(), "the container is set up");
+        if self.strict {
+            Note::refuse(&heard.notes)?;
+        }
         if heard.notes.len() > record.notes.len() {
             record.notes.clone_from(&heard.notes);
             self.entry.draft_record(&record)?;
@@ -440,6 +452,9 @@ fn reported(failure: Failure) -> Error {
     error = error.began_with(failure.origin.map(|origin| *origin));
     if let Some(step) = failure.step {
         error = error.step(step);
+    }
+    if let Some(code) = failure.code {
+        error = error.code(code);
     }
     if let Some(hint) = failure.hint {
         error = error.hint(hint);

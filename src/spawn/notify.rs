@@ -13,6 +13,7 @@ use crate::error::{Doing, Error, Result};
 use crate::plan::Note;
 use crate::state::Entry;
 use crate::sys;
+use crate::sys::pidfd::Polled;
 
 /// What a program may tell (sd_notify(3)).
 const PASSED_ON: [&str; 11] = [
@@ -111,16 +112,10 @@ impl Notifier {
         let what = || "cannot wait for the program to be ready (NOTIFY_SOCKET)".to_owned();
         let main = format!("MAINPID={pid}\n");
         loop {
-            let mut fds = [
-                PollFd::new(&self.program, PollFlags::IN),
-                PollFd::new(pidfd, PollFlags::IN),
-            ];
-            match rustix::event::poll(&mut fds, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(sys::Error::new("poll", "socket, pidfd", e)).doing(what),
-            }
+            let mut fds = vec![PollFd::new(&self.program, PollFlags::IN)];
+            let polled = sys::pidfd::poll_with(pidfd.as_fd(), &mut fds, None).doing(what)?;
             // Asked first: what it said before it ended has arrived.
-            let ended = !fds[1].revents().is_empty();
+            let ended = polled == Polled::Ended;
             match self.pass_on(&main).and_then(|ready| self.settle(ready)) {
                 Ok(ready) if ready || ended => return Ok(None),
                 Ok(_) => {}

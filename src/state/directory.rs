@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::sys::defence::{Defence, is_on};
 use crate::{host, sys};
@@ -22,11 +23,14 @@ pub(crate) struct Purpose {
     pub(crate) name: &'static str,
     /// The option that names another one.
     pub(crate) option: &'static str,
+    /// What is being done where it fails.
+    pub(crate) step: Step,
 }
 
 pub(super) const STATE: Purpose = Purpose {
     name: "state directory",
     option: "--root",
+    step: Step::State,
 };
 
 /// Opens the store's directory, or says that there is none yet.
@@ -34,6 +38,11 @@ pub(super) fn open(root: Option<&Path>) -> Result<Option<(OwnedFd, PathBuf)>> {
     let path = root.map_or_else(usual_place, |root| Ok(root.to_owned()))?;
     let opened = open_own(&path, root.is_none(), STATE)?;
     Ok(opened.map(|fd| (fd, path)))
+}
+
+/// Where the store's directory is, or would be.
+pub(crate) fn place(root: Option<&Path>) -> Result<PathBuf> {
+    root.map_or_else(usual_place, |root| Ok(root.to_owned()))
 }
 
 /// Opens the caller's directory at `path`, if there is one. `usual`: nobody named it, and so nothing about it may be out of the
@@ -69,7 +78,10 @@ pub(crate) fn open_or_make_own(path: &Path, usual: bool, purpose: Purpose) -> Re
         Err(e) => {
             return Err(sys::Error::new("mkdir", format!("{path:?}, 0700"), e))
                 .doing(|| format!("cannot make the {} {path:?}", purpose.name))
-                .map_err(|e| e.hint(format!("choose another one with {} DIR", purpose.option)));
+                .map_err(|e| {
+                    e.step(purpose.step)
+                        .hint(format!("choose another one with {} DIR", purpose.option))
+                });
         }
     }
     open_store(path, usual).map_err(|e| e.explain(path, purpose))
@@ -182,13 +194,13 @@ enum Problem {
 
 impl Problem {
     fn explain(&self, path: &Path, purpose: Purpose) -> Error {
-        let Purpose { name, option } = purpose;
-        let error = Error::new(format!("cannot use {path:?} as the {name}"));
+        let Purpose { name, option, step } = purpose;
+        let error = Error::new(format!("cannot use {path:?} as the {name}")).step(step);
         let error = match self {
             Self::Sys(cause) if cause.is(libc::ELOOP) || cause.is(libc::ENOTDIR) => {
                 error.because("it is a symbolic link or not a directory")
             }
-            Self::Sys(cause) => error.because(cause),
+            Self::Sys(cause) => error.because_of(cause),
             Self::Owner { owner, uid } => {
                 error.because(format!("it belongs to uid {owner}, not to {uid}"))
             }

@@ -19,18 +19,21 @@ pub(crate) fn because_full_of(
     cause: sys::Error,
 ) -> Error {
     let full = cause.is(libc::ENOSPC) || cause.is(libc::EDQUOT);
-    let error = error.because(cause);
+    let error = error.because_of(&cause).step(purpose.step);
     let left = match rustix::fs::fstatvfs(dir) {
         Ok(left) if full => left,
         _ => return error,
     };
-    let lacking = match (left.f_bavail, left.f_favail) {
-        (_, 0) if left.f_files > 0 => "has no free inodes",
-        (0, _) => "has no free space",
-        _ => "has too little free space, or the caller's quota is used up",
+    let (code, lacking) = match (left.f_bavail, left.f_favail) {
+        (_, 0) if left.f_files > 0 => ("LDG-HOME-INODES", "has no free inodes"),
+        (0, _) => ("LDG-HOME-BYTES", "has no free space"),
+        _ => (
+            "LDG-HOME-BYTES",
+            "has too little free space, or the caller's quota is used up",
+        ),
     };
-    let Purpose { name, option } = purpose;
-    error.hint(format!(
+    let Purpose { name, option, .. } = purpose;
+    error.code(code).hint(format!(
         "the filesystem of the {name} {lacking}: make room there, or choose another one with {option} DIR"
     ))
 }

@@ -1,16 +1,18 @@
 //! File descriptors: what is inherited, and what is not.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::defence::{Defence, is_on};
-use super::{Error, Result};
+use super::refused::{self, Call};
+use super::{Error, Result, fd_list};
 
 /// The first number that was free when the program began; 0 before [`inherit`].
 static FIRST_FREE: AtomicU32 = AtomicU32::new(0);
 
 /// Takes note of what the caller has left open, and marks all of it but the standard streams close-on-exec
-/// (close_range(2), CLOSE_RANGE_CLOEXEC). To be called once, before anything is opened.
+/// (close_range(2), CLOSE_RANGE_CLOEXEC; where that is refused, one by one). To be called once, before anything is opened.
 pub fn inherit() -> Result<()> {
     // SAFETY: F_DUPFD gives a new number, which is nobody's and is closed again below.
     let free = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 0) };
@@ -86,17 +88,29 @@ pub fn fill_stdio() -> Result<()> {
 }
 
 fn close_range(first: u32, last: u32, flags: u32) -> Result<()> {
-    // SAFETY: close_range takes plain integers; that the fds in the range are nobody's is the contract of the callers.
-    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
-    if answer == 0 {
-        return Ok(());
+    if !refused::is_known(Call::CloseRange) {
+        // SAFETY: close_range takes plain integers; that the fds in the range are nobody's is the contract of the callers.
+        let answer = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+        if answer == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        if !refused::is_refused(Call::CloseRange, error.raw_os_error().unwrap_or(0)) {
+            let args = format!("{first}, {last}, {flags:#x}");
+            return Err(Error::new("close_range", args, error));
+        }
     }
-    let args = format!("{first}, {last}, {flags:#x}");
-    Err(Error::new(
-        "close_range",
-        args,
-        std::io::Error::last_os_error(),
-    ))
+    fd_list::treat(first..=last, flags != 0)
+}
+
+/// The number after `name` of what the kernel says of `fd` (proc_pid_fdinfo(5)).
+pub(super) fn information(fd: BorrowedFd<'_>, name: &str) -> Option<u64> {
+    const SMALL: usize = 4096;
+    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+    let text = super::path::read_regular(Path::new(&path), SMALL).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().parse().ok()
 }
 
 /// Takes ownership of an fd number that a system call just returned.

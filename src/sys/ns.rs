@@ -53,10 +53,23 @@ pub fn join_user(namespace: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// Joins the namespaces of the kinds in `flags` of the process `pidfd`, all or none (setns(2)).
+///
+/// Before Linux 5.8, and with what stands in for a pidfd, they are joined one after the other: after an error this process may
+/// be in some of them.
 pub fn join_process(pidfd: BorrowedFd<'_>, flags: u32) -> Result<()> {
-    let kinds = ThreadNameSpaceType::from_bits_retain(flags);
-    rustix::thread::move_into_thread_name_spaces(pidfd, kinds)
-        .map_err(|e| Error::new("setns", format!("pidfd, {}", describe(flags)), e))
+    if !super::pidfd::is_stand_in(pidfd) {
+        let kinds = ThreadNameSpaceType::from_bits_retain(flags);
+        match rustix::thread::move_into_thread_name_spaces(pidfd, kinds) {
+            Ok(()) => return Ok(()),
+            // Not known to be what a pidfd may be used for.
+            Err(rustix::io::Errno::INVAL) if super::pidfd::number(pidfd).is_ok() => {}
+            Err(e) => {
+                let args = format!("pidfd, {}", describe(flags));
+                return Err(Error::new("setns", args, e));
+            }
+        }
+    }
+    super::ns_each::join(pidfd, flags)
 }
 
 /// Joins the namespace that `namespace` is an fd of, which must be of the kind `flag` (setns(2)). The caller's children

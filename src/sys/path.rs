@@ -9,7 +9,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 
 use super::defence::{Defence, is_on};
-use super::{Error, Result};
+use super::refused::{self, Call};
+use super::{Error, Result, path_walk};
 
 /// Opens `path` beneath `dir` for reading, without ever blocking on it.
 fn open_to_read(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
@@ -237,7 +238,7 @@ pub fn change_owner(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
 }
 
 /// Whether this process may open the file that `fd`, which may be O_PATH, is open on for reading or for writing
-/// (faccessat2(2)). Where the kernel cannot tell (before Linux 5.8), it may.
+/// (faccessat2(2)). Where the kernel cannot tell (before Linux 5.8, or under a filter), it may.
 pub fn may_open(fd: impl AsFd) -> Result<bool> {
     for mode in [libc::R_OK, libc::W_OK] {
         // SAFETY: the path is a NUL-terminated literal; all else are plain numbers.
@@ -253,7 +254,7 @@ pub fn may_open(fd: impl AsFd) -> Result<bool> {
         let error = std::io::Error::last_os_error();
         match error.raw_os_error() {
             _ if answer == 0 => return Ok(true),
-            Some(libc::ENOSYS) => return Ok(true),
+            Some(errno) if refused::is_refused(Call::Faccessat2, errno) => return Ok(true),
             Some(libc::EACCES | libc::EPERM) => {}
             _ => return Err(Error::new("faccessat2", "fd, AT_EMPTY_PATH", error)),
         }
@@ -261,7 +262,7 @@ pub fn may_open(fd: impl AsFd) -> Result<bool> {
     Ok(false)
 }
 
-/// Resolves `path` beneath `root` as `resolve` says (openat2(2)).
+/// Resolves `path` beneath `root` as `resolve` says (openat2(2)); where the call is refused, step by step.
 pub fn open_beneath(
     root: impl AsFd,
     path: &Path,
@@ -271,13 +272,22 @@ pub fn open_beneath(
     // A rename somewhere on the machine at the wrong moment makes the kernel answer EAGAIN: it may be asked again.
     const TRIES: u32 = 64;
     let flags = flags | OFlags::CLOEXEC;
+    let mut by_steps = refused::is_known(Call::Openat2);
     let mut tries = 0;
     loop {
-        match rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) {
+        let opened = match by_steps {
+            false => rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve),
+            true => path_walk::open(root.as_fd(), path, flags, resolve),
+        };
+        match opened {
             Ok(fd) => return Ok(fd),
             Err(rustix::io::Errno::AGAIN) if tries < TRIES => tries += 1,
+            Err(e) if !by_steps && refused::is_refused(Call::Openat2, e.raw_os_error()) => {
+                by_steps = true;
+            }
             Err(e) => {
-                let args = format!("root, {path:?}, {}", describe_resolve(resolve));
+                let refused = if by_steps { " /* by steps */" } else { "" };
+                let args = format!("root, {path:?}, {}{refused}", describe_resolve(resolve));
                 return Err(Error::new("openat2", args, e));
             }
         }

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags};
 
-use super::{Error, Result, fd, ns};
+use super::refused::{self, Call};
+use super::{Error, Result, clone, fd, ns, pid_dir};
 
 /// What [`clone`] returned.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub enum Cloned {
 pub struct Child {
     /// The pid in the caller's pid namespace.
     pub pid: i32,
-    /// A pidfd (pidfd_open(2)).
+    /// A pidfd (pidfd_open(2)), or what stands in for it.
     pub pidfd: OwnedFd,
 }
 
@@ -66,7 +67,8 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// Makes a child process in new namespaces of the kinds in `namespaces` (clone3(2)); with 0 it is a fork.
+/// Makes a child process in new namespaces of the kinds in `namespaces` (clone3(2); where that is refused as such, clone(2));
+/// with 0 it is a fork.
 ///
 /// The process must have one thread, else EINVAL: the child has a copy of this one only, and a lock held by another
 /// would stay locked for ever.
@@ -93,9 +95,44 @@ fn clone_with(
     exit_signal: u64,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Cloned> {
+    clone::require_single_thread()?;
+    if !refused::is_known(Call::Clone3) {
+        match clone3(namespaces, flags, exit_signal, cgroup) {
+            Err(error) if refused::is_refused(Call::Clone3, error.errno) => {}
+            made => return made.and_then(cloned),
+        }
+    }
+    if cgroup.is_some() {
+        let args = format!("CLONE_INTO_CGROUP|{}", ns::describe(namespaces));
+        return Err(Error::new("clone3", args, libc::ENOSYS));
+    }
+    clone::clone(namespaces, flags, exit_signal).and_then(cloned)
+}
+
+fn cloned((pid, pidfd): clone::Made) -> Result<Cloned> {
+    if pid == 0 {
+        return Ok(Cloned::Child);
+    }
+    // Not reaped yet, it is the one that has the number.
+    match pidfd.map_or_else(|| pid_dir::open(pid), Ok) {
+        Ok(pidfd) => Ok(Cloned::Parent(Child { pid, pidfd })),
+        Err(error) => {
+            // SAFETY: kill takes plain integers; the number is the new process's.
+            let _it_is_not_left = unsafe { libc::kill(pid, libc::SIGKILL) };
+            let _or_by_its_parent = reap(pid);
+            Err(error)
+        }
+    }
+}
+
+fn clone3(
+    namespaces: u32,
+    flags: u64,
+    exit_signal: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<clone::Made> {
     /// CLONE_INTO_CGROUP of linux/sched.h: beyond the flags of clone(2).
     const INTO_CGROUP: u64 = 1 << 33;
-    require_single_thread()?;
     let mut pidfd: libc::c_int = -1;
     // SAFETY: all-zero is a valid clone_args: no stack, no tid pointers, no cgroup.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -106,24 +143,12 @@ fn clone_with(
         args.flags |= INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
-    // SAFETY: without CLONE_VM the child runs on a copy of this stack; the check above found one thread, so that no
-    // lock is held by another.
-    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
-    if pid < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
-        // Filters that cannot look into the arguments of clone3 feign a kernel without it. The bit of CLONE_NEWTIME is
-        // part of the signal's number here.
-        let flags = args.flags | args.exit_signal;
-        if namespaces & ns::flag::TIME == 0 && cgroup.is_none() {
-            // SAFETY: as above; the third argument is where CLONE_PIDFD puts its fd, on every architecture.
-            pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
-        }
-    }
+    // SAFETY: without CLONE_VM the child runs on a copy of this stack; the caller has found one thread, so that no lock is
+    // held by another.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
     match i32::try_from(pid).unwrap_or(-1) {
-        0 => Ok(Cloned::Child),
-        pid if pid > 0 => Ok(Cloned::Parent(Child {
-            pid,
-            pidfd: fd::owned(pidfd),
-        })),
+        0 => Ok((0, None)),
+        pid if pid > 0 => Ok((pid, Some(fd::owned(pidfd)))),
         _ => {
             let errno = std::io::Error::last_os_error();
             let mut args = ns::describe(namespaces);
@@ -135,30 +160,21 @@ fn clone_with(
     }
 }
 
-/// unshare(CLONE_THREAD) changes nothing and is refused to a process with more than one thread (unshare(2)).
-fn require_single_thread() -> Result<()> {
-    // SAFETY: the call changes nothing, whatever it answers.
-    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
-        return Ok(());
-    }
-    let errno = std::io::Error::last_os_error();
-    Err(Error::new(
-        "unshare",
-        "CLONE_THREAD /* more than one thread */",
-        errno,
-    ))
-}
-
 /// Replaces this process by the program at `path`; returns only on failure.
 pub fn exec(path: &CString, args: &[CString], env: &[CString]) -> Error {
     let Err(errno) = nix::unistd::execve(path, args, env);
     Error::new("execve", format!("{path:?}, {args:?}"), errno)
 }
 
-/// As [`exec`], with the program open as `fd` (execveat(2), AT_EMPTY_PATH).
+/// As [`exec`], with the program open as `fd` (execveat(2), AT_EMPTY_PATH; where that is refused, by its magic link).
 pub fn exec_fd(program: BorrowedFd<'_>, args: &[CString], env: &[CString]) -> Error {
     let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
     let Err(errno) = nix::unistd::execveat(program, c"", args, env, flags);
+    if refused::is_refused(Call::Execveat, errno as i32)
+        && let Ok(path) = CString::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+    {
+        return exec(&path, args, env);
+    }
     Error::new(
         "execveat",
         format!("fd, \"\", {args:?}, AT_EMPTY_PATH"),
@@ -209,57 +225,57 @@ pub fn reap_ended() -> Result<()> {
     }
 }
 
-/// A pidfd of process `pid`. ESRCH when there is none.
+/// A pidfd of process `pid`, or what stands in for it where pidfd_open(2) is refused. ESRCH when there is none.
 pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
     let name = Pid::from_raw(pid).ok_or_else(|| Error::new("pidfd_open", "0", libc::ESRCH))?;
-    rustix::process::pidfd_open(name, PidfdFlags::empty())
-        .map_err(|e| Error::new("pidfd_open", format!("{pid}"), e))
+    if !refused::is_known(Call::PidfdOpen) {
+        match rustix::process::pidfd_open(name, PidfdFlags::empty()) {
+            Ok(pidfd) => return Ok(pidfd),
+            Err(e) if refused::is_refused(Call::PidfdOpen, e.raw_os_error()) => {}
+            Err(e) => return Err(Error::new("pidfd_open", format!("{pid}"), e)),
+        }
+    }
+    pid_dir::open(pid)
 }
 
 /// Sends `signal` to the process (pidfd_send_signal(2)). ESRCH when it has ended.
+///
+/// Where that call is refused, kill(2) takes the number of a process that has just been seen to be there. Between the two it
+/// may end, be reaped, and its number be given to another: the kernel must have handed out all others by then.
 pub fn send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
-    // SAFETY: the siginfo pointer may be NULL; the rest are plain integers.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_fd().as_raw_fd(),
-            signal,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
-    if answer == 0 {
+    let pidfd = pidfd.as_fd();
+    if !refused::is_known(Call::PidfdSendSignal) {
+        // SAFETY: the siginfo pointer may be NULL; the rest are plain integers.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                pidfd.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        if answer == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        if !refused::is_refused(Call::PidfdSendSignal, error.raw_os_error().unwrap_or(0)) {
+            let args = format!("pidfd, {signal}");
+            return Err(Error::new("pidfd_send_signal", args, error));
+        }
+    }
+    let pid = super::pidfd::number(pidfd)?;
+    // SAFETY: kill takes plain integers; the number is that of one process, never 0 or less.
+    if unsafe { libc::kill(pid, signal) } == 0 {
         return Ok(());
     }
     let errno = std::io::Error::last_os_error();
-    Err(Error::new(
-        "pidfd_send_signal",
-        format!("pidfd, {signal}"),
-        errno,
-    ))
+    Err(Error::new("kill", format!("{pid}, {signal}"), errno))
 }
 
 /// Waits at most `milliseconds` for a process that need not be a child to end; whether it did.
 pub fn wait_ended(pidfd: impl AsFd, milliseconds: i32) -> Result<bool> {
-    let begin = std::time::Instant::now();
-    loop {
-        let mut poll = libc::pollfd {
-            fd: pidfd.as_fd().as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let spent = i32::try_from(begin.elapsed().as_millis()).unwrap_or(i32::MAX);
-        let left = milliseconds.saturating_sub(spent).max(0);
-        // SAFETY: one pollfd is passed, which outlives the call.
-        let answer = unsafe { libc::poll(&raw mut poll, 1, left) };
-        if answer >= 0 {
-            return Ok(answer > 0);
-        }
-        let errno = std::io::Error::last_os_error();
-        if errno.raw_os_error() != Some(libc::EINTR) {
-            return Err(Error::new("poll", "pidfd, POLLIN", errno));
-        }
-    }
+    super::pidfd::poll(pidfd.as_fd(), libc::POLLIN, milliseconds.max(0))
 }
 
 /// Lowers the size that a file of this process may grow to, in bytes (RLIMIT_FSIZE): a write beyond it is EFBIG, as SIGXFSZ is
@@ -350,6 +366,11 @@ pub fn wait(child: &Child) -> Result<Exit> {
 /// Reaps the child if it has ended.
 pub fn try_wait(child: &Child) -> Result<Option<Ended>> {
     wait_pid(child.pid, libc::WNOHANG)
+}
+
+/// Waits for the child `pid` to end, however it does, and reaps it.
+pub(super) fn reap(pid: i32) -> Result<()> {
+    wait_pid(pid, 0).map(|_| ())
 }
 
 fn wait_pid(pid: i32, options: libc::c_int) -> Result<Option<Ended>> {

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{explain_refusal, has_identity_maps, record_own, wrong_maps};
+use super::{explain_refusal, has_identity_maps, once_freed, record_own, wrong_maps};
 use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::host::IdRange;
@@ -47,7 +47,7 @@ pub(super) fn begin(work: [(&PathBuf, &Vec<IdRange>); 2]) -> Result<Mapping> {
     };
     let work_lines = work.map(|(path, ids)| (path, identity(ids)));
     let (helpers, go) = start_both(sys::process::own_pid(), work_lines)?;
-    sys::ns::unshare(sys::ns::flag::USER).map_err(explain_refusal)?;
+    once_freed(|| sys::ns::unshare(sys::ns::flag::USER)).map_err(explain_refusal)?;
     drop(go);
     let ids = work.map(|(_, ids)| ids.clone());
     Ok(Mapping { helpers, ids })

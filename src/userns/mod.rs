@@ -14,10 +14,14 @@ use crate::plan::{IdMapping, Outer, one_level};
 use crate::state::{OuterRecord, Store};
 use crate::sys;
 
+mod cold;
+mod freed;
 mod helpers;
 mod refused;
 mod warm;
 
+pub use cold::begin_new;
+pub use freed::once_freed;
 pub use refused::explain as explain_refusal;
 
 const MAP_LIMIT: usize = 64 << 10;
@@ -115,7 +119,7 @@ fn enter_around(outer: &Outer, around: BorrowedFd<'_>) -> Result<Entering> {
 }
 
 fn enter_single_id(uid: u32, gid: u32) -> Result<()> {
-    sys::ns::unshare(sys::ns::flag::USER).map_err(explain_refusal)?;
+    once_freed(|| sys::ns::unshare(sys::ns::flag::USER)).map_err(explain_refusal)?;
     sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
     let own = |id| {
         [IdMapping {

@@ -11,6 +11,11 @@
     reason = "test code: it starts the program under test, writes bundles, and fails by panicking"
 )]
 
+mod admin;
+mod admin_changes;
+mod admin_lab;
+mod admin_ranges;
+mod alone;
 mod attacks;
 mod audit;
 mod base;
@@ -71,6 +76,7 @@ mod image_stop;
 mod image_store;
 mod image_store_lab;
 mod image_victim;
+mod install;
 mod isolation;
 mod jobs;
 mod kills;
@@ -93,6 +99,7 @@ mod notify;
 mod numa;
 mod output;
 mod overlay;
+mod proc_modes;
 mod process;
 mod ps;
 mod pty;
@@ -116,6 +123,7 @@ mod single_id;
 mod sockets;
 mod state;
 mod stress;
+mod strict;
 mod strings;
 mod sweep;
 mod tarball;

@@ -192,9 +192,18 @@ fn the_mounts_that_forbid_a_new_procfs_or_sysfs_are_named() {
     let masked = "mount --bind /dev/null /proc/version; mount -t tmpfs none /proc/bus";
     let covered = run(&own_user_namespace(), masked);
     let named = "this host's is covered by mounts on \"/proc/bus\", \"/proc/version\"; have";
-    covered.fails(1, named);
+    let covered = covered.fails(1, named);
+    assert!(
+        covered.err.contains("  code: LDG-PROC-MASKED\n"),
+        "{covered:#?}"
+    );
+    assert!(covered.err.contains("--proc=auto"), "{covered:#?}");
     let covered = run(&own_user_namespace(), "mount -t tmpfs none /sys/kernel");
-    covered.fails(1, "covered by mounts on \"/sys/kernel\"; have");
+    let covered = covered.fails(1, "covered by mounts on \"/sys/kernel\"; have");
+    assert!(
+        covered.err.contains("  code: LDG-SYS-MASKED\n"),
+        "{covered:#?}"
+    );
     // A directory that is there to be mounted on hides nothing.
     if fs::exists("/proc/sys/fs/binfmt_misc").unwrap() {
         let prepare = "mount -t tmpfs none /proc/sys/fs/binfmt_misc";

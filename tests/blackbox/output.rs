@@ -33,7 +33,7 @@ fn a_failure_is_one_json_object_in_the_log() {
     let mut keys: Vec<&str> = object
         .keys()
         .map(String::as_str)
-        .filter(|key| *key != "hint")
+        .filter(|key| !["hint", "code"].contains(key))
         .collect();
     keys.sort_unstable();
     assert_eq!(keys, ["level", "msg", "time"]);
@@ -116,6 +116,7 @@ fn an_error_has_one_first_line_and_indented_others() {
         assert!(
             line.starts_with("  caused by: ")
                 || line.starts_with("  hint: ")
+                || line.starts_with("  code: LDG-")
                 || line.starts_with("    "),
             "{line:?}"
         );

@@ -143,7 +143,7 @@ toolchain() {
 # setup_product: builds the release binary and puts a copy that she cannot write at $setup_work/bin/lodger.
 setup_product() {
     local built
-    built=$(toolchain "$setup_repository/contrib/build")
+    built=$(toolchain "$setup_repository/contrib/build-static")
     mkdir -p "$setup_work/bin"
     install -m 755 "$built" "$setup_work/bin/lodger"
 }
@@ -170,6 +170,31 @@ setup_debian_tar() {
         say "making a Debian root filesystem (once; kept at $tar)"
         if timeout 300 mmdebstrap --quiet --variant=essential --format=tar "$suite" >"$partial" </dev/null &&
             tar -tf "$partial" ./etc/debian_version >/dev/null; then
+            chmod 644 "$partial"
+            mv "$partial" "$tar"
+        else
+            rm -f "$partial"
+            return 1
+        fi
+    fi
+    printf '%s\n' "$tar"
+}
+
+# setup_other_release: prints the path of a tar of a bit of another release of Debian than the one that lodger is built on, unpacked
+# packages alone, with a parser of AppArmor 4; fails where none is to be had.
+setup_other_release() {
+    local directory tar partial suite=trixie architecture
+    architecture=$(dpkg --print-architecture 2>/dev/null) || return 1
+    directory=$(setup_cache_directory)
+    tar=$directory/debian-$suite-unpacked-$architecture.tar
+    if [[ ! -s $tar ]]; then
+        command -v mmdebstrap >/dev/null || return 1
+        mkdir -p "$directory"
+        partial=$(mktemp "$directory/.partial.XXXXXX.tar")
+        say "making a bit of Debian $suite (once; kept at $tar)"
+        if timeout 300 mmdebstrap --quiet --variant=extract --format=tar \
+            --include=base-files,dash,coreutils,util-linux,uidmap,apparmor,busybox-static "$suite" >"$partial" </dev/null &&
+            tar -tf "$partial" ./etc/debian_version ./usr/bin/newuidmap ./usr/sbin/apparmor_parser >/dev/null; then
             chmod 644 "$partial"
             mv "$partial" "$tar"
         else

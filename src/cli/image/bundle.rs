@@ -72,10 +72,15 @@ pub(super) fn bundle(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let place = Place::find(&args.directory).map_err(within)?;
     enter(global, &facts).map_err(within)?;
     let making = place.begin().map_err(within)?;
-    match fill(&making, &store, &image, (&owners, &converted)) {
-        Ok(copied) => {
-            log.notes(&converted.notes);
-            log.notes(&notes_of_copy(&copied));
+    let filled = fill(&making, &store, &image, (&owners, &converted)).and_then(|copied| {
+        let notes = [converted.notes.clone(), notes_of_copy(&copied)].concat();
+        global.allow(&notes)?;
+        making.finish()?;
+        Ok((copied, notes))
+    });
+    match filled {
+        Ok((copied, notes)) => {
+            log.notes(&notes);
             let how = if copied.reflinked {
                 ", shared with the store"
             } else {
@@ -151,7 +156,7 @@ fn add_user_namespace(config: &mut Value, owners: &Owners) {
     }
 }
 
-/// Copies the root filesystem, writes config.json, and gives the bundle its name.
+/// Copies the root filesystem and writes config.json.
 fn fill(
     making: &Making,
     store: &ImageStore,
@@ -178,7 +183,6 @@ fn fill(
         .map_err(|e| sys::Error::new("openat", format!("{CONFIG:?}, O_CREAT|O_EXCL"), e))
         .and_then(|file| sys::path::write_all(file, converted.text().as_bytes(), Path::new(CONFIG)))
         .doing(what)?;
-    making.finish()?;
     Ok(copied)
 }
 

@@ -89,8 +89,7 @@ impl Args {
 pub(super) fn import(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let imported =
         run(global, args).map_err(|e| e.within(format!("cannot import {:?}", args.source)))?;
-    log.notes(&imported.image.notes);
-    log.notes(&replaced(&imported));
+    log.notes(&[imported.image.notes.clone(), replaced(&imported)].concat());
     let image = imported.image;
     print(&format!("{} {}\n", image.manifest, image.name))?;
     Ok(0)
@@ -116,6 +115,7 @@ fn run(global: &Global, args: &Args) -> Result<Imported> {
         platform,
         limits,
         owners: Owners::of_caller(&facts, args.squash_owners),
+        strict: global.is_strict(),
     };
     enter(global, &facts)?;
     prepare()?;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 
 use super::Digest;
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::state::{self, Purpose};
 use crate::sys;
@@ -34,6 +35,7 @@ pub use tree::{Listing, Moment, list};
 pub(crate) const STORE: Purpose = Purpose {
     name: "image store",
     option: "--store",
+    step: Step::Store,
 };
 
 const LOCK: &str = "lock";

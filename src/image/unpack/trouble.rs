@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use crate::doctor::Step;
 use crate::error::Error;
 use crate::sys;
 
@@ -62,14 +63,15 @@ impl Trouble {
 /// Says what a full filesystem has run out of.
 fn explain(error: Error, cause: &sys::Error, destination: impl AsFd) -> Error {
     let full = cause.is(libc::ENOSPC);
+    let error = error.because_of(cause).step(Step::Store);
     if !full && !cause.is(libc::EDQUOT) {
-        return error.because(cause);
+        return error;
     }
     let link = format!("/proc/self/fd/{}", destination.as_fd().as_raw_fd());
     let place = rustix::fs::readlink(link, Vec::new())
         .map_or_else(|_| "of the store".to_owned(), |path| format!("of {path:?}"));
     let Ok(figures) = rustix::fs::fstatvfs(&destination) else {
-        return error.because(cause);
+        return error;
     };
     let (bytes, inodes) = (
         figures.f_bavail.saturating_mul(figures.f_frsize),
@@ -78,18 +80,22 @@ fn explain(error: Error, cause: &sys::Error, destination: impl AsFd) -> Error {
     let writes = matches!(cause.call, "write" | "pwrite" | "ftruncate");
     if cause.call == "fsetxattr" && full && bytes > 1 << 20 {
         return error
-            .because(cause)
             .because("the filesystem has no room for that many, or so large, extended attributes of one file");
     }
-    let what = match (full, writes) {
+    let (code, what) = match (full, writes) {
         // Filesystems that make inodes as needed have none to count.
-        (true, _) if figures.f_files > 0 && inodes == 0 => "has no inodes left",
-        (true, _) => "has no space left",
-        (false, true) => "is over the caller's quota of bytes",
-        (false, false) => "is over the caller's quota, most likely of inodes",
+        (true, _) if figures.f_files > 0 && inodes == 0 => {
+            ("LDG-HOME-INODES", "has no inodes left")
+        }
+        (true, _) => ("LDG-HOME-BYTES", "has no space left"),
+        (false, true) => ("LDG-HOME-BYTES", "is over the caller's quota of bytes"),
+        (false, false) => (
+            "LDG-HOME-INODES",
+            "is over the caller's quota, most likely of inodes",
+        ),
     };
     error
-        .because(cause)
+        .code(code)
         .because(format!(
             "the filesystem {place} {what} ({bytes} bytes and {inodes} inodes are free)"
         ))
