@@ -15,6 +15,7 @@ use crate::log::{Format, Level, Log};
 use crate::sys;
 
 mod cgroups;
+mod check;
 mod completion;
 mod create;
 mod delete;
@@ -130,6 +131,7 @@ enum Command {
     Image(image::Args),
     Spec(spec::SpecArgs),
     Plan(spec::PlanArgs),
+    Check(check::Args),
     Features(features::Args),
     Completion(completion::Args),
     Help(help::Args),
@@ -140,7 +142,7 @@ enum Command {
 }
 
 /// The verbs that have to do with images.
-const OF_IMAGES: [&str; 3] = ["create", "image", "run"];
+const OF_IMAGES: [&str; 4] = ["check", "create", "image", "run"];
 
 /// The whole command line, for completion scripts and manual pages too.
 pub fn command() -> clap::Command {
@@ -263,6 +265,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Image(args) => image::image(global, &args, log),
         Command::Spec(args) => spec::spec(&args),
         Command::Plan(args) => spec::plan(global, &args),
+        Command::Check(args) => check::check(global, &args),
         Command::Features(args) => features::features(&args),
         Command::Completion(args) => completion::completion(&args),
         Command::Help(args) => help::help(&args),

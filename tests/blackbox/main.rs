@@ -14,6 +14,7 @@
 mod attacks;
 mod audit;
 mod base;
+mod check;
 mod clocks;
 mod closed;
 mod combinations;
