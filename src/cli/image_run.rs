@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 
 use super::create::Common;
-use super::image_options::Upper;
+use super::image_options::{ImageRun, Upper};
 use super::spec::Config;
 use super::{Global, image, remnants};
 use crate::error::{Doing, Error, Result};
@@ -64,25 +64,20 @@ pub(super) fn prepare(
     let (own, note) = image::own_store(global)?;
     // No gc comes between what is found here and the note that tells it of this container.
     let lock = own.lock_shared()?;
-    let image = find(global, name).map_err(|e| e.within(what()))?;
-    let setgroups = plan::idmap::allows_setgroups(facts);
-    let mut asked = common
-        .image
-        .asked(id, common.args(), common.tty, setgroups)?;
+    let Described {
+        image,
+        asked,
+        converted,
+        notes,
+    } = describe(
+        global,
+        &common.image,
+        (id, common.args(), common.tty),
+        facts,
+    )
+    .map_err(|e| e.within(what()))?;
+    let notes = note.into_iter().chain(notes).collect();
     let upper = common.image.upper();
-    let mut notes = Vec::from_iter(note);
-    if !image::is_foreign(&image.store)? {
-        image::require_owners(&image.record, facts).map_err(|e| e.within(what()))?;
-    } else if !upper.copy {
-        notes.extend((!asked.read_only).then(|| foreign_note(&image.store)));
-        asked.read_only = true;
-    }
-    if asked.read_only {
-        add_scratch(&mut asked, &image.layers)?;
-    }
-    let config = ImageConfig::parse(&image.store.config(&image.record)?);
-    let config = config.map_err(|e| e.within(what()))?;
-    let converted = convert(&config, &asked, &image.layers).map_err(|e| e.within(what()))?;
     let note = ContainerNote {
         id: id.to_owned(),
         state: std::path::absolute(state.path()).map_err(|e| Error::new(what()).because(e))?,
@@ -120,6 +115,60 @@ pub(super) fn prepare(
         Ok(()) => Ok(Some(this)),
         Err(error) => Err(this.discard(global, error.within(what()))),
     }
+}
+
+/// An image, and what becomes of it for a container.
+struct Described {
+    image: Image,
+    asked: Asked,
+    converted: Converted,
+    notes: Vec<Note>,
+}
+
+/// What a container of an image would be; nothing is made. `words`: its id, arguments, and whether it gets a terminal.
+fn describe(
+    global: &Global,
+    options: &ImageRun,
+    words: (&str, &[String], bool),
+    facts: &HostFacts,
+) -> Result<Described> {
+    let image = find(global, options.image().unwrap_or_default())?;
+    let setgroups = plan::idmap::allows_setgroups(facts);
+    let (id, args, tty) = words;
+    let mut asked = options.asked(id, args, tty, setgroups)?;
+    let mut notes = Vec::new();
+    if !image::is_foreign(&image.store)? {
+        image::require_owners(&image.record, facts)?;
+    } else if !options.upper().copy {
+        notes.extend((!asked.read_only).then(|| foreign_note(&image.store)));
+        asked.read_only = true;
+    }
+    if asked.read_only {
+        add_scratch(&mut asked, &image.layers)?;
+    }
+    let config = ImageConfig::parse(&image.store.config(&image.record)?)?;
+    let converted = convert(&config, &asked, &image.layers)?;
+    Ok(Described {
+        image,
+        asked,
+        converted,
+        notes,
+    })
+}
+
+/// The config of a container that is not made, its files, and what there is to say of them.
+pub(super) fn look(
+    global: &Global,
+    options: &ImageRun,
+    words: (&str, &[String], bool),
+    facts: &HostFacts,
+) -> Result<(Config, Merged, Vec<Note>)> {
+    let described = describe(global, options, words, facts)?;
+    let text = serde_json::to_vec(&described.converted.config)
+        .map_err(|e| Error::new("cannot write the config").because(e))?;
+    let notes = [described.notes, described.converted.notes].concat();
+    let config = Config::new(PathBuf::from("/"), text);
+    Ok((config, described.image.layers, notes))
 }
 
 impl FromImage {

@@ -16,6 +16,7 @@ use crate::log::{Format, Level, Log};
 use crate::sys;
 
 mod cgroups;
+mod check;
 mod completion;
 mod create;
 mod delete;
@@ -133,6 +134,7 @@ enum Command {
     Doctor(doctor::Args),
     Spec(spec::SpecArgs),
     Plan(spec::PlanArgs),
+    Check(check::Args),
     Features(features::Args),
     Completion(completion::Args),
     Help(help::Args),
@@ -143,7 +145,7 @@ enum Command {
 }
 
 /// The verbs that have to do with images.
-const OF_IMAGES: [&str; 3] = ["create", "image", "run"];
+const OF_IMAGES: [&str; 4] = ["check", "create", "image", "run"];
 
 /// The whole command line, for completion scripts and manual pages too.
 pub fn command() -> clap::Command {
@@ -268,6 +270,7 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Doctor(args) => doctor::doctor(global, &args),
         Command::Spec(args) => spec::spec(&args),
         Command::Plan(args) => spec::plan(global, &args),
+        Command::Check(args) => check::check(global, &args),
         Command::Features(args) => features::features(&args),
         Command::Completion(args) => completion::completion(&args),
         Command::Help(args) => help::help(&args),

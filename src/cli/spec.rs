@@ -126,7 +126,12 @@ impl Config {
 
     /// The bundle.
     pub(super) fn parse(self) -> Result<Bundle> {
-        Bundle::parse(self.directory, self.text).map_err(|error| explain(&error))
+        self.parsed().map_err(|error| explain(&error))
+    }
+
+    /// As [`Config::parse`], with what is wrong as it is.
+    pub(super) fn parsed(self) -> std::result::Result<Bundle, BundleError> {
+        Bundle::parse(self.directory, self.text)
     }
 
     /// The bundle, with what else has to be looked at before this process goes into another user namespace: namespaces that
@@ -135,11 +140,19 @@ impl Config {
         &self,
         facts: &mut HostFacts,
     ) -> Result<Option<(Bundle, Joinable)>> {
+        self.parse_if_joining(facts)
+            .map_err(|error| explain(&error))
+    }
+
+    /// As [`Config::parse_if_it_joins`], with what is wrong as it is.
+    pub(super) fn parse_if_joining(
+        &self,
+        facts: &mut HostFacts,
+    ) -> std::result::Result<Option<(Bundle, Joinable)>, BundleError> {
         if !host::may_join(&self.text) {
             return Ok(None);
         }
-        let bundle = Bundle::parse(self.directory.clone(), self.text.clone())
-            .map_err(|error| explain(&error))?;
+        let bundle = Bundle::parse(self.directory.clone(), self.text.clone())?;
         let linux = bundle.spec.linux().as_ref();
         let namespaces = linux.and_then(|l| l.namespaces().as_deref());
         let joinable = Joinable::look(namespaces.unwrap_or_default(), facts);

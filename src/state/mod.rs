@@ -129,6 +129,18 @@ impl Store {
         Self::open_with(root, id)?.ok_or_else(missing)?.find(id)
     }
 
+    /// Whether there is a place for the store, or could be.
+    ///
+    /// # Errors
+    /// There is none, or what is there is not the caller's alone.
+    pub fn look_for_place(root: Option<&Path>) -> Result<()> {
+        Self::open(root)?;
+        match root {
+            Some(_) => Ok(()),
+            None => place::usual().map(|_| ()),
+        }
+    }
+
     /// What there is to say of where the store is.
     pub fn note(&self) -> Option<Note> {
         place::note(&self.path)

@@ -19,6 +19,7 @@ mod alone;
 mod attacks;
 mod audit;
 mod base;
+mod check;
 mod clocks;
 mod closed;
 mod combinations;

@@ -171,8 +171,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path().join("home/.local/share/lodger");
         let missing = PathBuf::from("/nowhere/to/be/lodger");
-        std::fs::write(directory.path().join("file"), "").unwrap();
-        let file = directory.path().join("file/lodger");
+        // No directory is on the way to it.
+        let file = PathBuf::from("/dev/null/lodger");
         let taken = |places: &[&PathBuf]| first(places.iter().map(|p| (*p).clone())).unwrap();
         assert_eq!(taken(&[&home, &missing]).path, home);
         let second = taken(&[&file, &home]);
