@@ -12,26 +12,36 @@ ours() {
     done
 }
 
+# look PATH: takes a copy of what is there, once, for a plan to be made from: what it reads later may be newer. $seen is the copy.
+look() {
+    seen=$stage/seen/$1
+    [ ! -d "$(dirname "$seen")" ] || [ ! -e "$seen.looked" ] || return 0
+    ours "$1"
+    mkdir -p "$(dirname "$seen")"
+    : >"$seen.looked"
+    [ ! -e "$root/$1" ] || cat "$root/$1" >"$seen" || die $failed "$root/$1 cannot be read"
+}
+
 # change PATH: plans that it has what standard input has. Gives the entry's directory in $entry, or nothing there.
 change() {
-    ours "$1"
     cat >"$stage/new"
+    look "$1"
     entry=
-    if [ -f "$root/$1" ] && cmp -s "$stage/new" "$root/$1"; then
+    if [ -f "$seen" ] && cmp -s "$stage/new" "$seen"; then
         say "/$1 is as it should be" >>"$stage/notes"
         return
     fi
-    remember "$1"
-    mv "$stage/new" "$entry/new"
+    begin "$1"
 }
 
-# remember PATH: begins an entry with what is there.
-remember() {
+# begin PATH: makes the entry that takes $stage/new there.
+begin() {
     count=$((count + 1))
     entry=$stage/change.$((1000 + count))
     mkdir "$entry"
     printf '%s\n' "$1" >"$entry/path"
-    [ ! -e "$root/$1" ] || cat "$root/$1" >"$entry/base" || die $failed "$root/$1 cannot be read"
+    [ ! -f "$seen" ] || cp "$seen" "$entry/base"
+    mv "$stage/new" "$entry/new"
 }
 
 # Says what would be done, as a text that can be compared.
@@ -61,7 +71,9 @@ activation() {
     [ -n "$live" ] || return 0
     case $1 in
     "$linger_path"/*)
-        [ ! -d /run/systemd/system ] || if [ -f "$2/new" ]; then say "loginctl enable-linger ${1##*/}"; else say "loginctl disable-linger ${1##*/}"; fi
+        able=disable
+        [ ! -f "$2/new" ] || able=enable
+        [ ! -d /run/systemd/system ] || say "loginctl $able-linger ${1##*/}"
         ;;
     "$delegate_path") [ ! -d /run/systemd/system ] || say "systemctl daemon-reload" ;;
     "$profile_path" | "$profile_paths_path")
@@ -195,7 +207,9 @@ apply() {
     if [ -n "$live" ] && [ "$(id -u)" != 0 ]; then die $not_root "this takes root" "sudo lodger-admin …, or --dry-run to look"; fi
     for place in etc var/lib; do ours "$place/lodger-admin"; done
     ours "$journal/x"
-    mkdir -p "$root/$journal" 2>/dev/null || die $not_root "$root/$journal cannot be made" "run this as root, or as the owner of $root"
+    # It has copies of files that not everybody may read, and a lock that nobody else is to take.
+    { mkdir -p "$root/var/lib" && (umask 077 && mkdir -p "$root/$journal"); } 2>/dev/null ||
+        die $not_root "$root/$journal cannot be made" "run this as root, or as the owner of $root"
     [ -w "$root/etc" ] || die $not_root "$root/etc cannot be written to" "run this as root, or as the owner of $root"
     command -v flock >/dev/null || die $failed "flock is missing" "install util-linux"
     # The kernel gives it back, however we end. No command outlives us with it.

@@ -9,6 +9,7 @@ database() {
 
 # Writes NAME:UID of everybody who is meant to $stage/users.
 find_users() {
+    [ ! -f "$stage/users" ] || return 0
     : >"$stage/found"
     database passwd >"$stage/passwd"
     database group >"$stage/group"
@@ -41,10 +42,16 @@ login_defs() {
 inventory() {
     sed 's/^/U:/' "$stage/users"
     for kind in uid gid; do
-        [ ! -f "$root/etc/sub$kind" ] || grep -v -e '^#' -e '^[[:space:]]*$' "$root/etc/sub$kind" | sed "s/^/S:$kind:/"
+        look "etc/sub$kind"
+        [ ! -f "$seen" ] || grep -v -e '^#' -e '^[[:space:]]*$' "$seen" | sed "s/^/S:$kind:/"
     done
     sed 's/^/P:uid:/' "$stage/passwd"
     sed 's/^/P:gid:/' "$stage/group"
+}
+
+look_at_ranges() {
+    inventory >"$stage/inventory"
+    awk -v size="$size" -f "$parts/taken.awk" "$stage/inventory" >"$stage/taken"
 }
 
 # Where ranges may be: $least to $most, for uids and gids alike.
@@ -71,7 +78,7 @@ plan_subids() {
     fi
     find_users
     bounds
-    inventory | awk -v size="$size" -f "$parts/taken.awk" >"$stage/taken"
+    look_at_ranges
     grep '^I' "$stage/taken" | sort -k 2,2n >"$stage/sorted" || :
     awk '$1 == "N" && NF == 4' "$stage/taken" >>"$stage/sorted"
     awk '$1 == "N" && NF == 3' "$stage/taken" >>"$stage/sorted"
@@ -83,8 +90,9 @@ plan_subids() {
     for kind in uid gid; do
         awk -v kind="$kind" -v size="$size" '$1 == "A" && $2 == kind { print $3 ":" $4 ":" size }' "$stage/given" >"$stage/lines"
         [ -s "$stage/lines" ] || continue
+        look "etc/sub$kind"
         # The last line may lack its end.
-        { [ ! -f "$root/etc/sub$kind" ] || awk 1 "$root/etc/sub$kind"; cat "$stage/lines"; } >"$stage/whole"
+        { [ ! -f "$seen" ] || awk 1 "$seen"; cat "$stage/lines"; } >"$stage/whole"
         change "etc/sub$kind" <"$stage/whole"
     done
 }
@@ -92,9 +100,10 @@ plan_subids() {
 # Ranges of different owners that meet.
 overlaps() {
     for kind in uid gid; do
-        grep "^I .* $kind" "$stage/taken" | sort -k 2,2n | awk -v kind="$kind" '
+        awk -v kind="$kind" '$1 == "I" && $4 == kind' "$stage/taken" | sort -k 2,2n | awk -v kind="$kind" '
+            function whose(name) { return name == "" ? "the id of a user or group" : "of " name }
             NR > 1 && $2 <= last && $5 != owner {
-                printf "/etc/sub%s: %s: %s is also %s\n", kind, $2, $5 == "" ? "the id of a user or group" : "of " $5, owner == "" ? "an id of its own" : "of " owner
+                printf "/etc/sub%s: %s: %s is also %s\n", kind, $2, whose($5), whose(owner)
             }
             $3 >= last { last = $3; owner = $5 }' || :
     done

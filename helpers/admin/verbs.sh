@@ -1,16 +1,16 @@
 # shellcheck shell=sh
 # --- what is installed: each plan_VERB plans changes ---
 
-# data FILE-IN-THE-SOURCE: where a file to install is, in the source or beside the installed parts.
+# data FILE INSTALLED: where a file to install is: in the source, or beside the installed parts.
 data() {
-    for place in "$here/../$1" "$parts/../${1##*/}"; do
+    for place in "$here/../$1" "$parts/../$2"; do
         [ ! -f "$place" ] || { say "$place"; return; }
     done
     die $failed "${1##*/} is missing beside $parts" "install lodger-admin again (contrib/install)"
 }
 
 plan_delegate() {
-    file=$(data systemd/user@.service.d/lodger-delegate.conf)
+    file=$(data systemd/user@.service.d/lodger-delegate.conf lodger-delegate.conf)
     change "$delegate_path" <"$file"
 }
 
@@ -29,22 +29,22 @@ plan_apparmor() {
         return
     fi
     if [ -n "$paths" ]; then
+        look "$profile_paths_path"
         {
-            [ ! -f "$root/$profile_paths_path" ] || cat "$root/$profile_paths_path"
+            [ ! -f "$seen" ] || cat "$seen"
             set -f
             for path in $paths; do
-                grep -qxF "@{lodger} += $path" "$root/$profile_paths_path" 2>/dev/null || say "@{lodger} += $path"
+                grep -qxF "@{lodger} += $path" "$seen" 2>/dev/null || say "@{lodger} += $path"
             done
             set +f
         } >"$stage/whole"
         change "$profile_paths_path" <"$stage/whole"
     fi
-    file=$(data contrib/apparmor/lodger)
+    file=$(data contrib/apparmor/lodger apparmor/lodger)
     change "$profile_path" <"$file"
 }
 
-# The key, the least that is enough, and what the kernel has by itself where it is told nothing. The lowest gid is in
-# ping_group_range's first number, the highest in its second.
+# The key, the least that is enough (two numbers: the range must hold that one), and what the kernel has by itself.
 sysctls() {
     cat <<'END'
 user.max_user_namespaces|10000|10000
@@ -87,13 +87,14 @@ enough() {
 }
 
 plan_sysctl() {
-    say "# What containers without root need of the kernel; made by lodger-admin. The sign - is for kernels without the key." >"$stage/whole"
+    say "# What containers without root need of the kernel; by lodger-admin. The - is for kernels without the key." >"$stage/whole"
     : >"$stage/values"
     : >"$stage/was"
     sysctls >"$stage/sysctls"
+    look "$sysctl_path"
     while IFS='|' read -r key least kernels; do
         value=$(value_of "$key" "$kernels")
-        ours=$(setting "$key" "$root/$sysctl_path")
+        ours=$(setting "$key" "$seen")
         if ! enough "$value" "$least"; then
             say "$key=$least" >>"$stage/values"
             say "$key=$value" >>"$stage/was"
@@ -109,7 +110,7 @@ plan_sysctl() {
     fi
     change "$sysctl_path" <"$stage/whole"
     # What the file says may have been changed by hand at run time.
-    if [ -z "$entry" ] && [ -n "$live" ] && [ -s "$stage/values" ]; then remember "$sysctl_path" && mv "$stage/new" "$entry/new"; fi
+    if [ -z "$entry" ] && [ -n "$live" ] && [ -s "$stage/values" ]; then begin "$sysctl_path"; fi
     [ -z "$entry" ] || cp "$stage/values" "$stage/was" "$entry/"
 }
 
@@ -137,6 +138,7 @@ plan_all() {
 
 # The entries of the last run, or of all, newest first; each must still have what we left, or what was there before.
 plan_undo() {
+    [ ! -d "$root/var/lib/lodger-admin" ] || [ -r "$root/$journal" ] || die $not_root "the journal is root's to read"
     # shellcheck disable=SC2012 # names of our own, which are numbers
     serials=$(ls "$root/$journal" 2>/dev/null | sort -rn) || serials=
     last=
@@ -177,11 +179,12 @@ status() {
     lacking=
     if [ -z "$names$groups" ]; then
         database passwd >"$stage/passwd"
-        names=$(awk -F: 'NR == FNR { there[$1] = 1; there[$3] = 1; name[$3] = $1; next }
-            $1 in there && !seen[$1]++ { print $1 in name ? name[$1] : $1 }' "$stage/passwd" "$root/etc/subuid" 2>/dev/null | sort -u) || names=
+        names=$(awk -F: 'NR == FNR { there[$1] = 1; name[$3] = $1; next }
+            $1 in there { print $1; next }
+            $1 in name { print name[$1] }' "$stage/passwd" "$root/etc/subuid" 2>/dev/null | sort -u) || names=
     fi
     find_users
-    inventory | awk -v size="$size" -f "$parts/taken.awk" >"$stage/taken"
+    look_at_ranges
     while IFS=: read -r name uid; do
         line="$name: uids $(ranges uid "$name" "$uid"), gids $(ranges gid "$name" "$uid")"
         grep -qx "H $name" "$stage/taken" || { lacking=1; line="$line: less than $size"; }

@@ -27,7 +27,7 @@ mod template;
 mod validate;
 
 pub use hooks::may_have_hooks;
-pub use template::{rootless_template, template};
+pub use template::{rootless_template, template, with_open_files};
 
 /// The largest config.json that is read, in bytes.
 const CONFIG_LIMIT: usize = 16 << 20;
@@ -39,6 +39,9 @@ pub struct Problem {
     pub pointer: String,
     /// What is wrong with it, without the pointer.
     pub message: String,
+    /// The code of the cause (`LDG-…`), where it is a row of the table in [`crate::doctor`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 impl Problem {
@@ -47,7 +50,15 @@ impl Problem {
         Self {
             pointer: escape(pointer.as_ref()),
             message: escape(message.as_ref()),
+            code: None,
         }
+    }
+
+    /// With the code of its cause.
+    #[must_use]
+    pub fn code(mut self, code: &str) -> Self {
+        self.code = Some(code.to_owned());
+        self
     }
 }
 

@@ -41,6 +41,21 @@ pub fn rootless_template(uid: u32, gid: u32) -> serde_json::Result<String> {
     serde_json::to_string_pretty(&config).map(|text| text + "\n")
 }
 
+/// `text`, a template, with `hard` for the open files where it asks for more.
+pub fn with_open_files(text: &str, hard: u64) -> String {
+    /// What it asks for (RLIMIT_NOFILE of getrlimit(2)).
+    const ASKED: u64 = 1024;
+    ["hard", "soft"]
+        .into_iter()
+        .filter(|_| hard < ASKED)
+        .fold(text.to_owned(), |text, limit| {
+            text.replace(
+                &format!("\"{limit}\": {ASKED}"),
+                &format!("\"{limit}\": {hard}"),
+            )
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -53,6 +68,22 @@ mod tests {
         let bundle = Bundle::parse(PathBuf::from("/b"), template().into()).unwrap();
         assert_eq!(bundle.warnings, []);
         assert!(template().ends_with("}\n"));
+    }
+
+    #[test]
+    fn open_files_are_what_the_caller_may_have() {
+        let limit = |text: &str| {
+            let config: Value = serde_json::from_str(text).unwrap();
+            config["process"]["rlimits"].clone()
+        };
+        let of = |n: u64| json!([{"type": "RLIMIT_NOFILE", "hard": n, "soft": n}]);
+        let rootless = rootless_template(1, 1).unwrap();
+        for text in [template(), &rootless] {
+            assert_eq!(limit(&with_open_files(text, 64)), of(64));
+            assert_eq!(with_open_files(text, 1024), text);
+            assert_eq!(with_open_files(text, u64::MAX), text);
+            assert_eq!(limit(text), of(1024));
+        }
     }
 
     #[test]

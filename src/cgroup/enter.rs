@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, OFlags};
+use rustix::fs::{Access, OFlags};
 
 use super::bus::Bus;
 use super::fs::{Dir, join};
@@ -160,7 +160,7 @@ fn may_move(path: &str, facts: &HostFacts) -> Result<bool> {
     let Some(dir) = Dir::open(&common)? else {
         return Ok(false);
     };
-    Ok(rustix::fs::accessat(&dir, PROCS, Access::WRITE_OK, AtFlags::EACCESS).is_ok())
+    Ok(sys::path::may_use(&dir, PROCS, Access::WRITE_OK))
 }
 
 /// The unit of the caller's systemd that the cgroup `path` is in, and the path beneath it: the container's scope, or the service

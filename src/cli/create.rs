@@ -12,7 +12,7 @@ use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::{Manner, Preserved};
 use crate::log::Log;
-use crate::plan::{self, CapabilitySet, Note, Plan, Process, Seccomp};
+use crate::plan::{self, CapabilitySet, FakeRoot, Note, Plan, Process, Seccomp};
 use crate::seccomp::{self, Agent, Filter};
 use crate::spawn::notify::{self, Notifier};
 use crate::spawn::{Creation, Made, Poststop, Runner, Until, wait_in_foreground};
@@ -237,7 +237,7 @@ type After = (Runner, Poststop);
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(common.id())?;
     let preserved = common.io.preserved()?;
-    let facts = HostFacts::probe();
+    let facts = global.facts()?;
     // It may begin anew: nothing is made before.
     protect::against_overwriting(&facts, preserved.count)?;
     let image = image_run::prepare(global, common, &facts, until == Until::Foreground)?;
@@ -276,6 +276,7 @@ fn make_from(
     let mut plan = making.plan(&bundle, &mut facts)?;
     let maker = making.maker(&plan, &facts)?;
     let detached = until != Until::Foreground;
+    plan.notes.extend(store.note().filter(|_| detached));
     let leaving = detached.then_some(&mut facts);
     complete(&mut plan, image, (global, common), leaving)?;
     tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
@@ -283,7 +284,7 @@ fn make_from(
         .io
         .outlets(plan.process.terminal.is_some(), detached)?;
     let front = Front::prepare(plan.process.terminal.as_mut(), detached)?;
-    let filter = filter(plan.seccomp.as_ref(), Some(&store))?;
+    let filter = filter(plan.seccomp.as_ref(), plan.fake_root, Some(&store))?;
     let agent = agent(&plan, until)?;
     let entry = store
         .create(common.id())
@@ -350,6 +351,7 @@ fn complete(
     if common.no_pivot {
         plan.notes.push(without_pivot(plan)?);
     }
+    plan.set_fake_root(global.fake_root().unwrap_or_default());
     if let Some(facts) = leaving {
         plan.notes.extend(cgroups::logout_note(plan, facts));
     }
@@ -380,12 +382,19 @@ fn prepare_notify(
     }
 }
 
-/// The system call filter of the plan, compiled.
-pub(super) fn filter(seccomp: Option<&Seccomp>, store: Option<&Store>) -> Result<Option<Filter>> {
+/// The system call filter of the plan, compiled, and that which feigns.
+pub(super) fn filter(
+    seccomp: Option<&Seccomp>,
+    fake_root: FakeRoot,
+    store: Option<&Store>,
+) -> Result<Option<Filter>> {
     let compiled = seccomp.map(|s| seccomp::prepare(s, store.map(Store::directory)));
-    compiled
-        .transpose()
-        .map_err(|found| super::spec::problems(&found))
+    let compiled = compiled.transpose();
+    let filter = compiled.map_err(|found| super::spec::problems(&found))?;
+    Ok(match fake_root {
+        FakeRoot::None => filter,
+        FakeRoot::Ignore => Some(seccomp::with_fake_root(filter)),
+    })
 }
 
 /// The seccomp agent, if the filter notifies one: reached where the program is run, looked for where `start` will.

@@ -87,7 +87,7 @@ fn one(global: &Global, id: &str, force: bool, log: &Log) -> Result<()> {
 
 /// The container's directory, locked; `None` when it does not exist.
 fn find(global: &Global, id: &str) -> Result<Option<(Store, Entry)>> {
-    let Some(store) = Store::open(global.root.as_deref())? else {
+    let Some(store) = Store::open_with(global.root.as_deref(), id)? else {
         return Ok(None);
     };
     let Some(entry) = store.find_if_there(id)? else {

@@ -11,7 +11,7 @@ use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::Manner;
 use crate::log::Log;
-use crate::plan::{self, CapabilitySet, Ids, Note, Process, Role};
+use crate::plan::{self, CapabilitySet, FakeRoot, Ids, Note, Process, Role};
 use crate::seccomp::{Agent, Filter};
 use crate::spawn::{Joining, wait_in_foreground};
 use crate::state::{Entry, Record, Status, Store};
@@ -124,11 +124,12 @@ fn try_exec(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     }
     let preserved = args.io.preserved()?;
     let mut facts = HostFacts::probe();
+    global.remember(&facts);
     protect::against_overwriting(&facts, preserved.count)?;
     let template = template(&entry, &record, args)?;
     let (mut process, notes) = process(&template, &record, &mut facts, args)?;
     global.allow(&notes)?;
-    let (filter, agent) = filter(global, &template)?;
+    let (filter, agent) = filter(global, &template, record.fake_root)?;
     let outlets = args.io.outlets(process.terminal.is_some(), args.detach)?;
     if !args.detach {
         // Before the terminal has its guard: a key may not end the guard alone.
@@ -274,13 +275,22 @@ fn process(
 
 /// The container's system call filter, which every process in it gets, and the agent that it notifies. To be made before
 /// anything of the container is joined.
-fn filter(global: &Global, template: &Bundle) -> Result<(Option<Filter>, Option<Agent>)> {
+fn filter(
+    global: &Global,
+    template: &Bundle,
+    fake_root: FakeRoot,
+) -> Result<(Option<Filter>, Option<Agent>)> {
+    if global.fake_root().is_some_and(|asked| asked != fake_root) {
+        return Err(Error::new("cannot do what --fake-root asks for")
+            .because("a process has what the container was made with, and that is another")
+            .hint("do without --fake-root; `lodger state` shows what the container has"));
+    }
     // Its notes were shown when the container was made.
     let Some(plan) = plan::seccomp(template.spec.linux().as_ref(), &mut Vec::new()) else {
-        return Ok((None, None));
+        return Ok((super::create::filter(None, fake_root, None)?, None));
     };
     let store = Store::open(global.root.as_deref())?;
-    let filter = super::create::filter(Some(&plan), store.as_ref())?;
+    let filter = super::create::filter(Some(&plan), fake_root, store.as_ref())?;
     let agent = plan.listener.as_ref().map(Agent::connect).transpose()?;
     Ok((filter, agent))
 }

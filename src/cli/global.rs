@@ -1,5 +1,6 @@
 //! The options before the verb.
 
+use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
@@ -7,19 +8,20 @@ use clap::ValueEnum;
 
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
-use crate::host::HostFacts;
+use crate::host::{HostFacts, IdWish};
 use crate::log::{Format, Level};
-use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy, Choices, Note, ProcMode};
+use crate::plan::idmap;
+use crate::plan::{CgroupManager, CgroupOptions, CgroupPolicy, Choices, FakeRoot, Note, ProcMode};
 
 /// Options before the command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
-    /// Keep the state of containers in DIR [default: $XDG_RUNTIME_DIR/lodger, else /run/user/UID/lodger, else
-    /// /tmp/lodger-UID]
+    /// Keep the state of containers in DIR [default: the first that can be written to of $XDG_RUNTIME_DIR/lodger,
+    /// /run/user/UID/lodger, and lodger-UID in /tmp, /var/tmp and /dev/shm]
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
     /// Keep images, and what containers write, in DIR [default: $LODGER_STORE, else $XDG_DATA_HOME/lodger, else
-    /// ~/.local/share/lodger]
+    /// ~/.local/share/lodger; where neither can be written to /var/tmp/lodger-store-UID, with a note]
     #[arg(long, value_name = "DIR", global = true, display_order = 500)]
     store: Option<PathBuf>,
     /// Look for images in DIR too, a store of somebody else's or of the site; may be given several times [default:
@@ -48,6 +50,20 @@ pub(crate) struct Global {
     /// What becomes of limits that nobody can keep [default: strict where the config has limits]
     #[arg(long, value_name = "POLICY")]
     cgroup_policy: Option<CgroupPolicy>,
+    /// Map your own id alone, although there are subordinate ones
+    #[arg(
+        long,
+        global = true,
+        display_order = 510,
+        conflicts_with = "require_subids"
+    )]
+    single_id: bool,
+    /// Make nothing where there are no subordinate ids to be had, for whatever reason
+    #[arg(long, global = true, display_order = 510)]
+    require_subids: bool,
+    /// What becomes of calls that change owners and ids, where the container has one id [default: none]
+    #[arg(long, value_name = "HOW", global = true, display_order = 510)]
+    fake_root: Option<FakeRoot>,
     /// Taken because engines give it: true or auto, as lodger always is
     #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: String,
@@ -60,6 +76,9 @@ pub(crate) struct Global {
     /// How a container gets its /proc where the host's is masked [default: $LODGER_PROC, else new]
     #[arg(long, value_name = "HOW", global = true, display_order = 510)]
     proc: Option<ProcMode>,
+    /// What was read of the host before this process changed its namespaces.
+    #[arg(skip)]
+    known: OnceCell<HostFacts>,
 }
 
 impl Global {
@@ -114,6 +133,45 @@ impl Global {
         }
     }
 
+    /// What is asked of calls that change owners and ids, if something is.
+    pub(super) fn fake_root(&self) -> Option<FakeRoot> {
+        self.fake_root
+    }
+
+    /// What is asked of the ids.
+    pub(super) fn id_wish(&self) -> IdWish {
+        match (self.single_id, self.require_subids) {
+            (true, _) => IdWish::Single,
+            (false, true) => IdWish::Subordinate,
+            (false, false) => IdWish::Any,
+        }
+    }
+
+    /// The facts, with what is asked of the ids.
+    ///
+    /// # Errors
+    /// There is only one id, and `--require-subids` was given.
+    pub(super) fn facts(&self) -> Result<HostFacts> {
+        let mut facts = HostFacts::probe();
+        facts.id_wish = self.id_wish();
+        self.remember(&facts);
+        if facts.id_wish == IdWish::Subordinate {
+            require_subordinate(&facts)?;
+        }
+        Ok(facts)
+    }
+
+    /// Keeps `facts` for a diagnosis.
+    pub(super) fn remember(&self, facts: &HostFacts) {
+        // The first ones are those from before any change.
+        let _known_already = self.known.set(facts.clone());
+    }
+
+    /// The facts as they were read, if they were: a diagnosis begins with them.
+    pub(super) fn known(&self) -> Option<&HostFacts> {
+        self.known.get()
+    }
+
     /// Where images are kept, absolute; `None`: in the default place.
     pub(crate) fn store(&self) -> Option<&Path> {
         self.store.as_deref()
@@ -146,6 +204,20 @@ impl Global {
             .collect::<Result<_>>()?;
         Ok(())
     }
+}
+
+fn require_subordinate(facts: &HostFacts) -> Result<()> {
+    let Some(cause) = idmap::single_id_cause(facts) else {
+        return Ok(());
+    };
+    let error =
+        Error::new("there are no subordinate ids to be had, and --require-subids was given")
+            .because(cause.why)
+            .hint(cause.remedy);
+    Err(match cause.code {
+        Some(code) => error.code(code),
+        None => error,
+    })
 }
 
 /// The words for yes and no are those of Go's strconv.ParseBool, which runc uses.

@@ -3,8 +3,9 @@
 use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::host::{HostFacts, Joinable};
+use crate::image::Owners;
 use crate::image::flatten::Copied;
-use crate::image::store::{ImageRecord, ImageStore};
+use crate::image::store::{ImageRecord, ImageStore, Place};
 use crate::log::Log;
 use crate::plan::{self, Note};
 use crate::state::Store;
@@ -80,24 +81,24 @@ pub(crate) fn image(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     }
 }
 
-/// The caller's own store, made where it is missing.
-pub(super) fn own_store(global: &Global) -> Result<ImageStore> {
-    let opened = match global.store() {
-        Some(path) => ImageStore::open_or_make(path),
-        None => ImageStore::default_path().and_then(|path| ImageStore::open_or_make(&path)),
-    };
+/// The caller's own store, made where it is missing, and what there is to say of where it is.
+pub(super) fn own_store(global: &Global) -> Result<(ImageStore, Option<Note>)> {
+    let opened = Place::find(global.store()).and_then(|place| {
+        let note = place.note();
+        global.allow(note.as_slice())?;
+        let store = ImageStore::open_or_make_at(&place.path, note.is_some())?;
+        Ok((store, note))
+    });
     opened.map_err(|error| error.step(Step::Store))
 }
 
 /// The caller's own store, if it is there.
 fn own_store_if_there(global: &Global) -> Result<Option<ImageStore>> {
-    match global.store() {
-        Some(path) => ImageStore::open(path),
+    match Place::find(global.store()) {
+        Ok(place) => ImageStore::open(&place.path),
         // Whoever has no home may have images of the site all the same.
-        None if !global.readonly_stores().is_empty() => {
-            ImageStore::default_path().map_or(Ok(None), |path| ImageStore::open(&path))
-        }
-        None => ImageStore::open(&ImageStore::default_path()?),
+        Err(_) if !global.readonly_stores().is_empty() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -106,6 +107,13 @@ fn stores(global: &Global) -> Result<Vec<ImageStore>> {
     let mut stores: Vec<ImageStore> = own_store_if_there(global)?.into_iter().collect();
     for path in global.readonly_stores() {
         stores.push(ImageStore::open_readonly(path)?);
+    }
+    // Images that were imported when the home could be written to are there still.
+    let usual = Place::find(global.store()).ok();
+    if let Some((first, _)) = usual.and_then(|place| place.passed)
+        && let Ok(store) = ImageStore::open_readonly(&first)
+    {
+        stores.push(store);
     }
     Ok(stores)
 }
@@ -133,6 +141,33 @@ pub(super) fn is_foreign(store: &ImageStore) -> Result<bool> {
     Ok(stat.st_uid != sys::cred::uid())
 }
 
+/// Refuses an image whose files belong to ids that the caller's containers do not have: she had them once, or has but her own.
+pub(super) fn require_owners(image: &ImageRecord, facts: &HostFacts) -> Result<()> {
+    let now = Owners::of_caller(facts, false);
+    let is_squashed = matches!(&image.owners, Owners::Squashed { uid, .. } if *uid == facts.uid);
+    if is_squashed || image.owners == now {
+        return Ok(());
+    }
+    let again = |options: &str| format!("`lodger image import {options}SOURCE {}`", image.name);
+    let Some(cause) = plan::idmap::single_id_cause(facts) else {
+        return Err(
+            Error::new("its files belong to other subordinate ids than you have now")
+                .hint(format!("import it again: {}", again(""))),
+        );
+    };
+    let error = Error::new("its files belong to subordinate ids, of which the container has none")
+        .because(cause.why)
+        .hint(format!(
+            "import it again, with all files your own: {}; with subordinate ids it runs as well",
+            again("--squash-owners ")
+        ))
+        .hint(cause.remedy);
+    Err(match cause.code {
+        Some(code) => error.code(code),
+        None => error,
+    })
+}
+
 /// What there is to say of a copy of an image's files.
 pub(super) fn notes_of_copy(copied: &Copied) -> Vec<Note> {
     let lost = &copied.without_xattrs;
@@ -157,7 +192,7 @@ pub(super) fn notes_of_copy(copied: &Copied) -> Vec<Note> {
 /// Enters the outer user namespace, in which files of subordinate ids are the caller's.
 fn enter(global: &Global, facts: &HostFacts) -> Result<()> {
     let state = Store::open_or_make(global.root.as_deref())?;
-    let outer = plan::idmap::outer(facts);
+    let outer = plan::idmap::workplace(facts);
     userns::begin(&outer, &state, &Joinable::default())?.finish()?;
     Ok(())
 }

@@ -11,13 +11,13 @@ use super::image_options::Upper;
 use super::spec::Config;
 use super::{Global, image, remnants};
 use crate::error::{Doing, Error, Result};
-use crate::host::HostFacts;
+use crate::host::{HostFacts, IdWish};
 use crate::image::config::{Asked, AskedMount, Converted, ImageConfig, convert};
 use crate::image::containers::{ContainerNote, Writable};
 use crate::image::merged::Merged;
 use crate::image::store::{ImageRecord, ImageStore};
-use crate::image::{Owners, base, flatten, obstacle, remove};
-use crate::plan::{self, Note, Outer, Plan, RootLayers, RootUpper};
+use crate::image::{base, flatten, obstacle, remove};
+use crate::plan::{self, Note, Plan, RootLayers, RootUpper};
 use crate::state::{ImageUse, Store};
 use crate::sys;
 
@@ -61,18 +61,18 @@ pub(super) fn prepare(
     let id = common.id();
     let what = || format!("cannot make container {id:?} from image {name:?}");
     let state = Store::open_or_make(global.root.as_deref())?;
-    let own = image::own_store(global)?;
+    let (own, note) = image::own_store(global)?;
     // No gc comes between what is found here and the note that tells it of this container.
     let lock = own.lock_shared()?;
     let image = find(global, name).map_err(|e| e.within(what()))?;
-    let setgroups = !matches!(plan::idmap::outer(facts), Outer::SingleId { .. });
+    let setgroups = plan::idmap::allows_setgroups(facts);
     let mut asked = common
         .image
         .asked(id, common.args(), common.tty, setgroups)?;
     let upper = common.image.upper();
-    let mut notes = Vec::new();
+    let mut notes = Vec::from_iter(note);
     if !image::is_foreign(&image.store)? {
-        image.require_owners(facts).map_err(|e| e.within(what()))?;
+        image::require_owners(&image.record, facts).map_err(|e| e.within(what()))?;
     } else if !upper.copy {
         notes.extend((!asked.read_only).then(|| foreign_note(&image.store)));
         asked.read_only = true;
@@ -111,7 +111,12 @@ pub(super) fn prepare(
         store: own.into_directory(),
         text: Vec::new(),
     };
-    match this.lay_out(&image, (&asked, upper), &converted, (&state, passing)) {
+    match this.lay_out(
+        &image,
+        (&asked, upper),
+        &converted,
+        (&state, facts.id_wish, passing),
+    ) {
         Ok(()) => Ok(Some(this)),
         Err(error) => Err(this.discard(global, error.within(what()))),
     }
@@ -144,7 +149,9 @@ impl FromImage {
             return error;
         }
         let state = Store::open_or_make(global.root.as_deref());
-        match state.and_then(|state| remnants::remove_writable(&state, self.writable.path())) {
+        match state.and_then(|state| {
+            remnants::remove_writable(&state, global.id_wish(), self.writable.path())
+        }) {
             Ok(()) => error,
             Err(left) => error.hint(left.message()),
         }
@@ -156,11 +163,11 @@ impl FromImage {
         image: &Image,
         (asked, upper): (&Asked, &Upper),
         converted: &Converted,
-        (state, passing): (&Store, bool),
+        (state, wish, passing): (&Store, IdWish, bool),
     ) -> Result<()> {
         self.notes.extend_from_slice(&converted.notes);
         if let Some(why) = self.copy_reason(asked, upper)? {
-            self.copy(image, &converted.directories, state, &why)?;
+            self.copy(image, &converted.directories, (state, wish), &why)?;
         } else {
             let upper = self.upper(image, asked, upper)?;
             let mut lower = image.lower();
@@ -195,7 +202,7 @@ impl FromImage {
         &mut self,
         image: &Image,
         directories: &[String],
-        state: &Store,
+        (state, wish): (&Store, IdWish),
         why: &str,
     ) -> Result<()> {
         let what = || format!("cannot copy image {:?}", image.record.name);
@@ -225,7 +232,7 @@ impl FromImage {
                 .map_err(|e| Error::new(what()).because(e))?;
             self.writable.write(COPIED, &notes)
         };
-        remnants::in_outer(state, what, work)?;
+        remnants::in_outer(state, wish, what, work)?;
         let notes = Path::new(COPIED);
         let notes = sys::path::read_regular_at(self.writable.directory(), notes, NOTES_LIMIT);
         let notes: Vec<Note> = serde_json::from_slice(&notes.doing(what)?)
@@ -318,24 +325,6 @@ impl Image {
     fn root_mode(&self) -> Result<u32> {
         let root = self.layers.root()?;
         Ok(root.map_or(0o755, |root| root.stat.st_mode & 0o7777))
-    }
-
-    /// Refuses an image whose files belong to ids that the caller had once.
-    fn require_owners(&self, facts: &HostFacts) -> Result<()> {
-        let now = Owners::of_caller(facts, false);
-        let is_squashed =
-            matches!(&self.record.owners, Owners::Squashed { uid, .. } if *uid == facts.uid);
-        if is_squashed || self.record.owners == now {
-            return Ok(());
-        }
-        Err(
-            Error::new("its files belong to other subordinate ids than you have now").hint(
-                format!(
-                    "import it again: `lodger image import SOURCE {}`",
-                    self.record.name
-                ),
-            ),
-        )
     }
 }
 

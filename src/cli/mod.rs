@@ -199,7 +199,7 @@ fn run(args: Vec<OsString>) -> u8 {
         .and_then(|()| dispatch(&global, command, &log))
         .inspect(|_| log.all_told());
     done.unwrap_or_else(|error| {
-        let error = consult(error, None);
+        let error = consult(error, global.known());
         log.error(&error);
         error.exit_status()
     })

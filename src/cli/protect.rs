@@ -60,6 +60,8 @@ mod tests {
             newuidmap: None,
             newgidmap: None,
             helper_obstacle: None,
+            id_wish: crate::host::IdWish::Any,
+            few_user_namespaces: None,
             bounding_set: 0,
             last_capability: 40,
             limits: BTreeMap::new(),

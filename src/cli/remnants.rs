@@ -7,9 +7,9 @@ use std::path::Path;
 
 use crate::cgroup::{self, CgroupRecord, Dir, Removal};
 use crate::error::{Doing, Error, Result};
-use crate::host::{HostFacts, Joinable};
+use crate::host::{HostFacts, IdWish, Joinable};
 use crate::image::containers;
-use crate::plan;
+use crate::plan::{self, IdMapping};
 use crate::state::{Entry, Record, Store, boot_id};
 use crate::sys;
 use crate::sys::process::{Cloned, Exit};
@@ -22,19 +22,31 @@ const MAX_TEXT: u64 = 64 << 10;
 pub(super) fn remove(store: &Store, record: &Record) -> Result<()> {
     remove_cgroup_of(store, record)?;
     match &record.image {
-        Some(image) if !image.keep => remove_writable(store, &image.directory),
+        Some(image) if !image.keep => remove_writable(store, wish(record), &image.directory),
         _ => Ok(()),
     }
 }
 
+/// The ids that the container had: no helper is needed where they are the caller's own alone.
+fn wish(record: &Record) -> IdWish {
+    let own = |map: &[IdMapping], id| matches!(map, [line] if line.size == 1 && line.host_id == id);
+    match &record.user_namespace {
+        Some(had) if own(&had.uid_map, sys::cred::uid()) && own(&had.gid_map, sys::cred::gid()) => {
+            IdWish::Single
+        }
+        _ => IdWish::Any,
+    }
+}
+
 /// Removes the writable layer of a container. Its files may be those of ids that only the outer user namespace has.
-pub(super) fn remove_writable(store: &Store, directory: &Path) -> Result<()> {
+pub(super) fn remove_writable(store: &Store, wish: IdWish, directory: &Path) -> Result<()> {
     match containers::remove(directory) {
         Err(error) if error.is(nix::libc::EACCES) || error.is(nix::libc::EPERM) => {}
         removed => return removed.doing(|| cannot_remove(directory)),
     }
     in_outer(
         store,
+        wish,
         || cannot_remove(directory),
         || containers::remove(directory).map_err(|e| Error::new(e.to_string())),
     )
@@ -52,7 +64,7 @@ fn remove_cgroup_of(store: &Store, record: &Record) -> Result<()> {
     if record.boot_id != boot_id()? {
         return Ok(());
     }
-    remove_cgroup(store, cgroup)
+    remove_cgroup(store, wish(record), cgroup)
 }
 
 /// As [`remove`], for a container that has no record: whoever made it was killed.
@@ -61,25 +73,25 @@ pub(super) fn remove_noted(store: &Store, entry: &Entry) -> Result<()> {
         Some(CgroupRecord {
             scope: Some(scope), ..
         }) => cgroup::remove_abandoned(&scope, entry.id()),
-        Some(cgroup) => remove_cgroup(store, &cgroup),
+        Some(cgroup) => remove_cgroup(store, IdWish::Any, &cgroup),
         None => Ok(()),
     }
 }
 
-fn remove_cgroup(store: &Store, cgroup: &CgroupRecord) -> Result<()> {
+fn remove_cgroup(store: &Store, wish: IdWish, cgroup: &CgroupRecord) -> Result<()> {
     tracing::debug!(cgroup = cgroup.top, scope = ?cgroup.scope, "removing the cgroup");
-    cgroup::remove(cgroup, |top| clear_inside(store, top))
+    cgroup::remove(cgroup, |top| clear_inside(store, wish, top))
 }
 
 /// Clears `top` in a process that has all of the caller's ids.
-fn clear_inside(store: &Store, top: &Dir) -> Result<Removal> {
+fn clear_inside(store: &Store, wish: IdWish, top: &Dir) -> Result<Removal> {
     let what = || {
         format!(
             "cannot remove what the container made beneath the cgroup {}",
             top.path()
         )
     };
-    in_outer(store, what, || {
+    in_outer(store, wish, what, || {
         match top.clear()? {
         Removal::Gone => Ok(()),
         Removal::Denied(cause) => Err(Error::new(cause.to_string())
@@ -89,13 +101,17 @@ fn clear_inside(store: &Store, top: &Dir) -> Result<Removal> {
     Ok(Removal::Gone)
 }
 
-/// Does `work` in a process that has all of the caller's ids: it is in the outer user namespace, which this one does not enter.
+/// Does `work` in a process that has the caller's ids, all that she may have or as she wishes: it is in the outer user namespace, which this one does not enter.
 pub(super) fn in_outer(
     store: &Store,
+    wish: IdWish,
     what: impl Fn() -> String,
     work: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let outer = plan::idmap::outer(&HostFacts::probe());
+    let outer = plan::idmap::workplace(&HostFacts {
+        id_wish: wish,
+        ..HostFacts::probe()
+    });
     let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| sys::Error::new("pipe2", "O_CLOEXEC", e))
         .doing(&what)?;

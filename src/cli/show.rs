@@ -10,7 +10,7 @@ use super::{Global, print};
 use crate::cgroup::CgroupRecord;
 use crate::error::{Error, Result, printable, printable_json};
 use crate::log::Log;
-use crate::plan::Note;
+use crate::plan::{FakeRoot, Note};
 use crate::state::{Entry, Record, Status, Store};
 
 /// Print the state of a container as JSON
@@ -75,6 +75,9 @@ struct State {
     /// The container's cgroup and the limits that hold in it, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<CgroupRecord>,
+    /// What becomes of calls that change owners and ids, if that is not the kernel's to decide.
+    #[serde(skip_serializing_if = "FakeRoot::is_none")]
+    fake_root: FakeRoot,
 }
 
 impl State {
@@ -101,6 +104,7 @@ impl State {
                 annotations: BTreeMap::new(),
                 owner: String::new(),
                 cgroup: None,
+                fake_root: FakeRoot::None,
             };
         };
         Self {
@@ -118,6 +122,7 @@ impl State {
             annotations: record.annotations,
             owner: record.owner,
             cgroup: record.cgroup,
+            fake_root: record.fake_root,
         }
     }
 }

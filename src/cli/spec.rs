@@ -8,7 +8,7 @@ use super::{Global, print};
 use crate::bundle::{self, Bundle, BundleError, Problem, rootless_template, template};
 use crate::error::{Doing, Error, Result, printable_json};
 use crate::host::{self, HostFacts, Joinable};
-use crate::plan::Plan;
+use crate::plan::{FakeRoot, Plan};
 use crate::sys;
 
 /// Write a config.json to begin with
@@ -56,6 +56,9 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
     } else {
         template().to_owned()
     };
+    // `run` could not give more than the caller may have.
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let text = bundle::with_open_files(&text, files.unwrap_or(u64::MAX));
     let path = args.bundle.join(&args.file);
     let what = || format!("cannot write {path:?}");
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -75,7 +78,7 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 
 /// Does what `plan` asks.
 pub(crate) fn plan(global: &Global, args: &PlanArgs) -> Result<u8> {
-    let mut facts = HostFacts::probe();
+    let mut facts = global.facts()?;
     super::cgroups::look_at_session(global.cgroups(), &mut facts);
     let config = read_config(&args.bundle, None)?;
     let bundle = match config.parse_if_it_joins(&mut facts)? {
@@ -83,9 +86,11 @@ pub(crate) fn plan(global: &Global, args: &PlanArgs) -> Result<u8> {
         None => config.parse()?,
     };
     global.learn(&mut facts, &bundle);
-    let plan = Plan::compute_with(&bundle, &facts, global.choices()).map_err(|p| problems(&p))?;
+    let mut plan =
+        Plan::compute_with(&bundle, &facts, global.choices()).map_err(|p| problems(&p))?;
     // It fails where `run` would.
-    super::create::filter(plan.seccomp.as_ref(), None)?;
+    super::create::filter(plan.seccomp.as_ref(), FakeRoot::None, None)?;
+    plan.set_fake_root(global.fake_root().unwrap_or_default());
     let text = serde_json::to_string_pretty(&plan)
         .map_err(|error| Error::new("cannot print the plan").because(error))?;
     print(&(printable_json(&text) + "\n"))?;
@@ -166,8 +171,14 @@ pub(super) fn explain(error: &BundleError) -> Error {
 
 /// The error of a config that asks for what cannot be done: all of it, one cause a problem.
 pub(super) fn problems(found: &[Problem]) -> Error {
-    found.iter().fold(
+    let error = found.iter().fold(
         Error::new("cannot do what config.json asks for"),
         |error, problem| error.because(problem),
-    )
+    );
+    let mut codes: Vec<&String> = found.iter().filter_map(|p| p.code.as_ref()).collect();
+    codes.dedup();
+    match codes.as_slice() {
+        [code] => error.code(*code),
+        _ => error,
+    }
 }

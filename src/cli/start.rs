@@ -6,7 +6,7 @@ use crate::log::Log;
 use crate::spawn::hook::Told;
 use crate::spawn::notify::{self, Notifier};
 use crate::spawn::{NotStarted, Runner};
-use crate::state::{Entry, Record, Status, Store, check_id};
+use crate::state::{Entry, Record, Status, Store};
 
 /// Run the program of a created container
 ///
@@ -31,8 +31,8 @@ pub(crate) struct Args {
 pub(crate) fn start(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let what = format!("cannot start container {:?}", args.id);
     let missing = || Error::new("container does not exist").within(&what);
-    check_id(&args.id).map_err(|e| e.within(&what))?;
-    let store = Store::open(global.root.as_deref())?.ok_or_else(missing)?;
+    let store = Store::open_with(global.root.as_deref(), &args.id);
+    let store = store.map_err(|e| e.within(&what))?.ok_or_else(missing)?;
     let entry = store.find(&args.id).map_err(|e| e.within(&what))?;
     entry.lock().map_err(|e| e.within(&what))?;
     let record = entry.existing_record()?;

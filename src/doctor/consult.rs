@@ -65,6 +65,7 @@ fn infer(origin: &Origin) -> Option<Step> {
     let place = |word: &str| says(&format!("\"{word}"));
     match origin.call.as_str() {
         "unshare" | "clone" | "clone3" if says("CLONE_NEWUSER") => Some(Step::UserNamespace),
+        "setns" if says("CLONE_NEWUSER") => Some(Step::UserNamespace),
         "unshare" | "clone" | "clone3" | "fork" | "vfork" => Some(Step::Process),
         // What has no procfs has not what is in it.
         _ if place("/proc/") && is(&[libc::ENOENT, libc::EROFS]) => Some(Step::MountProc),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod account;
 mod cgroup;
 mod details;
 mod first;
@@ -22,6 +23,7 @@ mod session;
 mod subid;
 mod text;
 
+pub use account::home;
 pub use cgroup::{
     CALLERS, CGROUP_MOUNT, CgroupKind, CgroupReading, ManagerCgroup, parse_own_cgroup,
 };
@@ -35,7 +37,7 @@ pub use session::{
     BusSocket, LogoutReading, SessionPlaces, SessionReading, host_uid, parse_bus_address,
     parse_kill_user_processes,
 };
-pub use subid::{parse_getsubids, parse_subid};
+pub use subid::{parse_getsubids, parse_subid, skipped_code};
 pub use text::{parse_id_map, parse_nsswitch, parse_passwd_name};
 
 /// A run of consecutive ids, `start..start + count`, in the numbering of the caller's own user namespace.
@@ -99,13 +101,33 @@ pub enum HelperObstacle {
     },
     /// The caller has no_new_privs (PR_SET_NO_NEW_PRIVS(2const)): no program gains anything.
     NoNewPrivileges,
-    /// The caller's bounding set lacks what it needs (capabilities(7)).
+    /// The caller's bounding set lacks what they need (capabilities(7)).
     BoundingSet {
-        /// Which of the two.
+        /// The first of the two that lacks something.
         helper: PathBuf,
-        /// `CAP_…`, those that are missing.
+        /// `CAP_…`, those that are missing to either.
         missing: Vec<String>,
     },
+}
+
+/// Which ids the caller wants her containers to have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdWish {
+    /// All that can be had.
+    #[default]
+    Any,
+    /// Her own alone (`--single-id`).
+    Single,
+    /// Subordinate ones; without them nothing is made (`--require-subids`).
+    Subordinate,
+}
+
+impl IdWish {
+    /// Whether nothing is asked for.
+    pub fn is_any(&self) -> bool {
+        *self == Self::Any
+    }
 }
 
 /// Everything `plan` needs to know about the caller and the machine.
@@ -140,6 +162,13 @@ pub struct HostFacts {
     /// What takes the privilege from those two, though they are there; `None`: nothing that can be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helper_obstacle: Option<HelperObstacle>,
+    /// Which ids the caller asks for.
+    #[serde(default, skip_serializing_if = "IdWish::is_any")]
+    pub id_wish: IdWish,
+    /// How many user namespaces the caller may have in her present one (`user.max_user_namespaces`, namespaces(7)), where
+    /// that is fewer than a container with an outer user namespace needs, which is two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_user_namespaces: Option<u32>,
     /// The capability bounding set of the caller, one bit a capability (capabilities(7)). In the initial user namespace
     /// it says nothing about a container, whose new user namespace begins with all of them: there it is not read.
     pub bounding_set: u64,

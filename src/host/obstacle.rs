@@ -37,49 +37,60 @@ pub(super) fn read(
     if uid != 0 && sys::cred::has_no_new_privs() {
         return Some(HelperObstacle::NoNewPrivileges);
     }
-    [
+    let helpers = [
         (newuidmap, (CAP_SETUID, "CAP_SETUID")),
         (newgidmap, (CAP_SETGID, "CAP_SETGID")),
     ]
-    .into_iter()
-    .find_map(|((path, metadata), capability)| {
-        let helper = Helper {
-            path,
-            metadata,
-            capability,
-        };
-        helper.obstacle(uid == 0)
+    .map(|((path, metadata), capability)| Helper {
+        path,
+        metadata,
+        capability,
+    });
+    if uid != 0 {
+        let of_file = helpers.iter().find_map(Helper::obstacle);
+        if of_file.is_some() {
+            return of_file;
+        }
+    }
+    let mut missing: Vec<String> = Vec::new();
+    let mut first = None;
+    for helper in &helpers {
+        for (number, name) in helper.needs(uid == 0) {
+            let known = missing.iter().any(|known| known == name);
+            if !known && sys::cred::in_bounding_set(number) == Some(false) {
+                first = first.or(Some(helper.path));
+                missing.push(name.to_owned());
+            }
+        }
+    }
+    first.map(|path| HelperObstacle::BoundingSet {
+        helper: path.to_owned(),
+        missing,
     })
 }
 
 impl Helper<'_> {
-    fn obstacle(&self, is_root: bool) -> Option<HelperObstacle> {
-        let becomes_root = self.metadata.mode() & SETUID != 0 && self.metadata.uid() == 0;
-        if !is_root {
-            if !becomes_root && !self.has_capability() {
-                return Some(HelperObstacle::Unprivileged {
-                    helper: self.path.to_owned(),
-                });
-            }
-            if let Some(mount) = nosuid_mount(self.path) {
-                return Some(HelperObstacle::NosuidMount {
-                    helper: self.path.to_owned(),
-                    mount,
-                });
-            }
+    /// What the file goes without.
+    fn obstacle(&self) -> Option<HelperObstacle> {
+        let helper = || self.path.to_owned();
+        if !self.becomes_root() && !self.has_capability() {
+            return Some(HelperObstacle::Unprivileged { helper: helper() });
         }
-        // With the caller's own uid it owns the new namespace, and has CAP_SYS_ADMIN there by that.
-        let admin = (becomes_root && !is_root).then_some((CAP_SYS_ADMIN, "CAP_SYS_ADMIN"));
-        let missing: Vec<String> = [Some(self.capability), admin]
-            .into_iter()
-            .flatten()
-            .filter(|(number, _)| sys::cred::in_bounding_set(*number) == Some(false))
-            .map(|(_, name)| name.to_owned())
-            .collect();
-        (!missing.is_empty()).then(|| HelperObstacle::BoundingSet {
-            helper: self.path.to_owned(),
-            missing,
+        nosuid_mount(self.path).map(|mount| HelperObstacle::NosuidMount {
+            helper: helper(),
+            mount,
         })
+    }
+
+    fn becomes_root(&self) -> bool {
+        self.metadata.mode() & SETUID != 0 && self.metadata.uid() == 0
+    }
+
+    /// The capabilities that it has to get. One that stays the caller's owns the new namespace, and has CAP_SYS_ADMIN
+    /// there by that.
+    fn needs(&self, is_root: bool) -> impl Iterator<Item = (u8, &'static str)> {
+        let admin = (self.becomes_root() && !is_root).then_some((CAP_SYS_ADMIN, "CAP_SYS_ADMIN"));
+        [Some(self.capability), admin].into_iter().flatten()
     }
 
     /// Whether its file capabilities have its own, as the kernel would give it here: those of another user namespace's

@@ -10,7 +10,7 @@ use super::obstacle;
 use super::programs::{answer, find, find_file, start};
 use super::subid::{parse_getsubids, parse_subid};
 use super::text::{parse_id_map, parse_nsswitch, parse_passwd_name};
-use super::{CgroupReading, Details, HostFacts, IdRange, Limit, MapLine};
+use super::{CgroupReading, Details, HostFacts, IdRange, IdWish, Limit, MapLine};
 use crate::sys;
 use crate::sys::path::read_regular;
 
@@ -77,6 +77,8 @@ impl HostFacts {
             newuidmap: newuidmap.map(|(path, _)| path),
             newgidmap: newgidmap.map(|(path, _)| path),
             helper_obstacle,
+            id_wish: IdWish::Any,
+            few_user_namespaces: few_user_namespaces(),
             subid_notes: notes,
             bounding_set: bounding_set(in_user_namespace, last_capability),
             last_capability,
@@ -133,6 +135,13 @@ impl Maps {
     }
 }
 
+/// `user.max_user_namespaces`, if it is too small for an outer user namespace and the container's.
+fn few_user_namespaces() -> Option<u32> {
+    const ENOUGH: u32 = 2;
+    let text = read("/proc/sys/user/max_user_namespaces")?;
+    text.trim().parse().ok().filter(|limit| *limit < ENOUGH)
+}
+
 /// The bounding set limits a container only where no new user namespace is made for it.
 fn bounding_set(in_user_namespace: bool, last_capability: u8) -> u64 {
     if in_user_namespace {
@@ -172,9 +181,10 @@ fn user_name(uid: u32, nsswitch: &str) -> Option<String> {
     let local = read("/etc/passwd").and_then(|text| parse_passwd_name(&text, uid));
     local.or_else(|| {
         // getent would read the same file again when there is no other source.
-        let sources = parse_nsswitch(nsswitch, "passwd");
-        let all_local = sources.iter().all(|s| ["files", "systemd"].contains(s));
-        if all_local {
+        if parse_nsswitch(nsswitch, "passwd")
+            .iter()
+            .all(|s| *s == "files")
+        {
             return None;
         }
         let getent = find("getent", false).ok()??;

@@ -3,6 +3,7 @@
 use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -57,11 +58,22 @@ pub(super) fn start(program: &Path, args: &[&str]) -> io::Result<Child> {
     command.args(args).env_clear().current_dir("/");
     command.stdin(Stdio::null()).stderr(Stdio::null());
     command.stdout(Stdio::piped());
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place where the host is asked by a program"
-    )]
-    command.spawn()
+    spawn(&mut command)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the host is asked by a program"
+)]
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    match command.spawn() {
+        // Where a filter refuses clone3(2) so, posix_spawn(3) of glibc makes no process. Whoever is to have a uid, her own
+        // here, is made by fork(3).
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            command.uid(crate::sys::cred::uid()).spawn()
+        }
+        spawned => spawned,
+    }
 }
 
 /// What a started program says; `None` when it failed or said too much.
@@ -86,12 +98,8 @@ pub fn run(name: &str, args: &[String]) -> Result<String, String> {
     command.args(args).env_clear().current_dir("/");
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a program of the host's, from a safe directory, with an empty environment"
-    )]
-    let said = command
-        .output()
+    let said = spawn(&mut command)
+        .and_then(Child::wait_with_output)
         .map_err(|error| format!("{}: {error}", path.display()))?;
     if said.status.success() {
         return Ok(String::from_utf8_lossy(&said.stdout).into_owned());

@@ -12,6 +12,27 @@ const END: u64 = u32::MAX as u64;
 /// How many notes are kept; the rest is one line that counts them.
 const MAX_NOTES: usize = 8;
 
+const MALFORMED: &str = "it is not NAME:START:COUNT in plain decimal numbers";
+const EMPTY: &str = "its count is 0";
+const TOO_FAR: &str = "it goes beyond the last id, 4294967294";
+const HOLDS_OWN: &str = "it holds the caller's own id";
+const OVERLAPS_OWN: &str = "it overlaps an earlier line of the same user";
+const OVERLAPS_OTHER: &str = "it overlaps another user's line";
+
+/// The code (see [`crate::doctor`]) of what is wrong with a line that was skipped, by the words it was told with.
+pub fn skipped_code(note: &str) -> Option<&'static str> {
+    [
+        (MALFORMED, "LDG-SUBID-MALFORMED"),
+        (EMPTY, "LDG-SUBID-MALFORMED"),
+        (TOO_FAR, "LDG-SUBID-OVERFLOW"),
+        (HOLDS_OWN, "LDG-SUBID-OVERLAP"),
+        (OVERLAPS_OWN, "LDG-SUBID-OVERLAP"),
+        (OVERLAPS_OTHER, "LDG-SUBID-OVERLAP"),
+    ]
+    .into_iter()
+    .find_map(|(words, code)| note.ends_with(words).then_some(code))
+}
+
 /// The ranges of one user in the text of subuid(5) or subgid(5), in order, and what was skipped (with line numbers).
 ///
 /// A line is the user's when it has the name or the decimal uid. `own_id` is the uid or gid that no range may hold.
@@ -128,31 +149,30 @@ fn judge(
     others: &Spans,
     own_id: u32,
 ) -> Result<IdRange, &'static str> {
-    let (start, count) = range.ok_or("it is not NAME:START:COUNT in plain decimal numbers")?;
+    let (start, count) = range.ok_or(MALFORMED)?;
     if count == 0 {
-        return Err("its count is 0");
+        return Err(EMPTY);
     }
     let end = start.saturating_add(count);
-    let too_far = "it goes beyond the last id, 4294967294";
     if end > END {
-        return Err(too_far);
+        return Err(TOO_FAR);
     }
     if (start..end).contains(&u64::from(own_id)) {
-        return Err("it holds the caller's own id");
+        return Err(HOLDS_OWN);
     }
     if taken
         .range(..end)
         .next_back()
         .is_some_and(|(_, e)| *e > start)
     {
-        return Err("it overlaps an earlier line of the same user");
+        return Err(OVERLAPS_OWN);
     }
     if others.overlap(start, end) {
-        return Err("it overlaps another user's line");
+        return Err(OVERLAPS_OTHER);
     }
     Ok(IdRange {
-        start: u32::try_from(start).map_err(|_| too_far)?,
-        count: u32::try_from(count).map_err(|_| too_far)?,
+        start: u32::try_from(start).map_err(|_| TOO_FAR)?,
+        count: u32::try_from(count).map_err(|_| TOO_FAR)?,
     })
 }
 

@@ -26,6 +26,16 @@ pub fn parse_passwd_name(text: &str, uid: u32) -> Option<String> {
     })
 }
 
+/// The home directory of the account `uid` in the text of passwd(5).
+pub(super) fn parse_passwd_home(text: &str, uid: u32) -> Option<String> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let number: u32 = fields.nth(2)?.parse().ok()?;
+        let home = fields.nth(2).filter(|home| !home.is_empty())?;
+        (number == uid).then(|| home.to_owned())
+    })
+}
+
 /// The sources that nsswitch.conf(5) names for `database`, without the `[…]` actions.
 pub fn parse_nsswitch<'a>(text: &'a str, database: &str) -> Vec<&'a str> {
     let mut sources = Vec::new();
@@ -71,6 +81,10 @@ mod tests {
         assert_eq!(parse_passwd_name(text, 1000).as_deref(), Some("lodger"));
         assert_eq!(parse_passwd_name(text, 0).as_deref(), Some("root"));
         assert_eq!(parse_passwd_name(text, 100), None);
+        let text = "a:x:7:7:A,B:/home/a:/bin/sh\nb:x:8:8\nc:x:9:9:::\n";
+        assert_eq!(parse_passwd_home(text, 7).as_deref(), Some("/home/a"));
+        assert_eq!(parse_passwd_home(text, 8), None);
+        assert_eq!(parse_passwd_home(text, 9), None);
     }
 
     #[test]

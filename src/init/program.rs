@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, FileType};
+use rustix::fs::{Access, CWD, FileType};
 
 use super::beneath::{RootDir, file_type};
 use super::seccomp::{self, Loading};
@@ -219,7 +219,10 @@ fn check(path: &str) -> std::result::Result<(), &'static str> {
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         return Err("is a directory: permission denied");
     }
-    rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).map_err(|_| DENIED)
+    match sys::path::may_use(CWD, path, Access::EXEC_OK) {
+        true => Ok(()),
+        false => Err(DENIED),
+    }
 }
 
 fn c_strings(strings: &[String]) -> Result<Vec<CString>> {

@@ -41,6 +41,8 @@ enum Maker<'a> {
         why: String,
         /// What to do about it.
         remedy: String,
+        /// The code of that, if it is not the caller's own wish.
+        code: Option<&'static str>,
     },
 }
 
@@ -60,8 +62,8 @@ impl Deciding<'_> {
         let boundary = match maker {
             Maker::Systemd(boundary) => boundary,
             Maker::Cgroupfs(boundary) => Some(boundary),
-            Maker::Nobody { why, remedy } => {
-                self.without(&converted.settings, &path, &why, &remedy);
+            Maker::Nobody { why, remedy, code } => {
+                self.without(&converted.settings, &path, (&why, &remedy, code));
                 return None;
             }
         };
@@ -135,20 +137,31 @@ impl Deciding<'_> {
     }
 
     /// Tells what becomes of what was asked of a cgroup that is not made.
-    fn without(&mut self, settings: &[Setting], path: &str, why: &str, remedy: &str) {
+    fn without(
+        &mut self,
+        settings: &[Setting],
+        path: &str,
+        (why, remedy, code): (&str, &str, Option<&str>),
+    ) {
         let best_effort = self.options.policy == Some(CgroupPolicy::BestEffort);
         let mut limits = settings.iter().filter(|s| !s.is_usual()).peekable();
         let limited = limits.peek().is_some();
         for setting in limits {
             let message =
                 format!("nobody can keep this limit, as the container gets no cgroup: {why}");
-            self.unkept(&setting.property, &message, remedy, best_effort);
+            self.unkept(&setting.property, (&message, remedy, code), best_effort);
         }
         if self.options.policy == Some(CgroupPolicy::Strict) && !limited {
-            self.problems.push(Problem::new(
+            let problem = Problem::new(
                 "/linux/cgroupsPath",
-                format!("the container gets no cgroup, which --cgroup-policy strict asks for: {why}; {remedy}"),
-            ));
+                format!(
+                    "the container gets no cgroup, which --cgroup-policy strict asks for: {why}; {remedy}"
+                ),
+            );
+            self.problems.push(Problem {
+                code: code.map(str::to_owned),
+                ..problem
+            });
         }
         let named = match self.options.manager {
             CgroupManager::Systemd => Some("--cgroup-manager systemd"),
@@ -160,20 +173,32 @@ impl Deciding<'_> {
             ("", Some(named)) => format!("no cgroup is made for {named}"),
             (path, _) => format!("{path:?} is not made"),
         };
-        self.notes.push(Note::new(
+        let note = Note::new(
             "/linux/cgroupsPath",
             format!("{asked}, and the container stays in its caller's cgroup: {why}"),
             remedy,
-        ));
+        );
+        self.notes.push(Note {
+            code: code.map(str::to_owned),
+            ..note
+        });
     }
 
-    fn unkept(&mut self, property: &str, message: &str, remedy: &str, best_effort: bool) {
+    fn unkept(
+        &mut self,
+        property: &str,
+        (message, remedy, code): (&str, &str, Option<&str>),
+        best_effort: bool,
+    ) {
+        let code = code.map(str::to_owned);
         if best_effort {
-            self.notes.push(Note::new(property, message, remedy));
+            let note = Note::new(property, message, remedy);
+            self.notes.push(Note { code, ..note });
         } else {
             let more = "or take it out, or let it go with --cgroup-policy best-effort";
             let message = format!("{message}; {remedy}; {more}");
-            self.problems.push(Problem::new(property, message));
+            let problem = Problem::new(property, message);
+            self.problems.push(Problem { code, ..problem });
         }
     }
 
@@ -194,7 +219,12 @@ impl Deciding<'_> {
         // What every cgroup has anyway needs no controller.
         for setting in lacking.into_iter().filter(|s| !s.is_usual()) {
             let (message, remedy) = lacking_controller(&setting.controller, boundary, managed);
-            self.unkept(&setting.property, &message, &remedy, best_effort);
+            let said = (
+                message.as_str(),
+                remedy.as_str(),
+                Some("LDG-CGROUP-CONTROLLER"),
+            );
+            self.unkept(&setting.property, said, best_effort);
         }
         kept
     }
@@ -237,14 +267,17 @@ fn maker<'a>(wanted: CgroupManager, path: &str, facts: &'a HostFacts) -> Maker<'
         return nobody(why, "take the option or the property out");
     };
     if let Some(why) = unusable(reading) {
-        return nobody(
+        let (why, code) = why;
+        return coded(
+            code,
             why,
             "ask the administrator for a system with version 2 alone (systemd.unified_cgroup_hierarchy=1)",
         );
     }
     // Systemd could make a scope, and nobody the container's cgroup in it.
     if reading.read_only {
-        return nobody(
+        return coded(
+            "LDG-CGROUP-READONLY",
             format!("{CGROUP_MOUNT} is mounted read-only"),
             "have it mounted writable; in a container, that is for its runtime to do",
         );
@@ -283,11 +316,21 @@ fn nobody<'a>(why: impl Into<String>, remedy: impl Into<String>) -> Maker<'a> {
     Maker::Nobody {
         why: why.into(),
         remedy: remedy.into(),
+        code: None,
+    }
+}
+
+fn coded<'a>(code: &'static str, why: impl Into<String>, remedy: impl Into<String>) -> Maker<'a> {
+    Maker::Nobody {
+        why: why.into(),
+        remedy: remedy.into(),
+        code: Some(code),
     }
 }
 
 fn no_session<'a>(why: String) -> Maker<'a> {
-    nobody(
+    coded(
+        "LDG-CGROUP-UNDELEGATED",
         why,
         "log in through systemd-logind (ssh, `machinectl shell`), or have `loginctl enable-linger` run for you; or start it in a \
          cgroup that is yours: a service with Delegate=yes",
@@ -295,23 +338,29 @@ fn no_session<'a>(why: String) -> Maker<'a> {
 }
 
 fn not_hers<'a>(why: String) -> Maker<'a> {
-    nobody(
+    coded(
+        "LDG-CGROUP-UNDELEGATED",
         why,
         "start it in a cgroup that is yours to divide: `systemd-run --user --scope -p Delegate=yes …`, a service with Delegate=yes",
     )
 }
 
 /// Why no cgroup can be made in this hierarchy, if none can.
-fn unusable(reading: &CgroupReading) -> Option<&'static str> {
+fn unusable(reading: &CgroupReading) -> Option<(&'static str, &'static str)> {
     match reading.kind {
         CgroupKind::Unified => None,
-        CgroupKind::Hybrid => Some(
+        CgroupKind::Hybrid => Some((
             "the control groups of this machine are version 1 and 2 at once, and lodger uses version 2 alone",
-        ),
-        CgroupKind::V1 => {
-            Some("the control groups of this machine are version 1, and lodger uses version 2")
-        }
-        CgroupKind::Absent => Some("there are no control groups at /sys/fs/cgroup"),
+            "LDG-CGROUP-HYBRID",
+        )),
+        CgroupKind::V1 => Some((
+            "the control groups of this machine are version 1, and lodger uses version 2",
+            "LDG-CGROUP-V1",
+        )),
+        CgroupKind::Absent => Some((
+            "there are no control groups at /sys/fs/cgroup",
+            "LDG-CGROUP-ABSENT",
+        )),
     }
 }
 

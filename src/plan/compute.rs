@@ -10,9 +10,9 @@ use super::namespaces::{self, Namespaces};
 use super::net_devices::net_devices;
 use super::time_offsets::time_offsets;
 use super::{
-    Choices, Hooks, IdMapping, Ids, Namespace, Note, Plan, Propagation, PropagationKind, Role,
-    Root, UserNamespace, annotations, attributes, cgroup, devices, labels, process, resctrl,
-    sysctl,
+    Choices, FakeRoot, Hooks, IdMapping, Ids, Namespace, Note, Plan, Propagation,
+    PropagationKind, Role, Root, UserNamespace, annotations, attributes, cgroup, devices, labels,
+    process, resctrl, sysctl,
 };
 use crate::bundle::{Bundle, Problem};
 use crate::host::HostFacts;
@@ -97,6 +97,7 @@ impl Plan {
                 process,
                 cgroup,
                 seccomp,
+                fake_root: FakeRoot::None,
                 hooks: Hooks::of(spec),
                 annotations,
                 notes,
@@ -108,6 +109,7 @@ impl Plan {
             },
             _ => return Err(problems),
         };
+        plan.fit_one_level(facts)?;
         plan.note_hidden_init();
         Ok(plan)
     }

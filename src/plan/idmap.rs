@@ -6,9 +6,10 @@
 
 use std::fmt::Write;
 
-use super::{IdMapping, Note, Outer, UserNamespace};
+use super::single_id::{self, SingleIdCause};
+use super::{IdMapping, Note, Outer, UserNamespace, one_level};
 use crate::bundle::Problem;
-use crate::host::{HostFacts, IdRange, MapLine};
+use crate::host::{HostFacts, IdRange, IdWish, MapLine};
 
 /// UID_GID_MAP_MAX_EXTENTS of the kernel.
 const MAX_LINES: usize = 340;
@@ -48,10 +49,29 @@ pub fn outer(facts: &HostFacts) -> Outer {
     outer_ids(facts).outer
 }
 
+/// As [`outer`], for work on files: there is no container beside which the namespace would be one too many.
+pub fn workplace(facts: &HostFacts) -> Outer {
+    match outer(facts) {
+        Outer::OneLevel { .. } => outer(&HostFacts {
+            few_user_namespaces: None,
+            ..facts.clone()
+        }),
+        other => other,
+    }
+}
+
+/// Whether setgroups(2) is allowed in a container whose config asks for no maps.
+pub fn allows_setgroups(facts: &HostFacts) -> bool {
+    !matches!(
+        outer(facts),
+        Outer::SingleId { .. } | Outer::OneLevel { helpers: None }
+    )
+}
+
 /// The uid map and the gid map of a container whose config asks for none: what an image's owners go through.
 pub fn usual_maps(facts: &HostFacts) -> (Vec<IdMapping>, Vec<IdMapping>) {
     let OuterIds { uids, gids, .. } = outer_ids(facts);
-    if !is_current(facts) {
+    if !is_current(facts) || facts.id_wish == IdWish::Single {
         return (default_map(&uids), default_map(&gids));
     }
     // It stays in the caller's user namespace.
@@ -70,40 +90,90 @@ pub fn usual_maps(facts: &HostFacts) -> (Vec<IdMapping>, Vec<IdMapping>) {
 /// The outer namespace that this caller can have, and the ids in it.
 pub(super) fn outer_ids(facts: &HostFacts) -> OuterIds {
     if is_current(facts) {
-        return OuterIds {
-            outer: Outer::Current,
-            uids: own_first(facts.uid, &facts.uid_map),
-            gids: own_first(facts.gid, &facts.gid_map),
-            notes: Vec::new(),
-        };
+        return current(facts);
     }
-    let mut notes = skipped_notes(facts);
+    let cause = single_id::cause(facts);
+    let mut notes = single_id::skipped(facts, cause.as_ref());
     if facts.uid == 0 && !facts.in_user_namespace {
-        notes.push(note(
+        notes.push(Note::new(
             "/linux/namespaces",
             "the container gets a user namespace although root calls: its root has no capability over this machine",
             "call lodger as an ordinary user",
         ));
     }
+    let one_level = one_level::is_needed(facts);
+    if one_level {
+        notes.push(one_level::note());
+    }
+    let helpers = facts.newuidmap.clone().zip(facts.newgidmap.clone());
+    let Some((newuidmap, newgidmap)) = helpers.filter(|_| cause.is_none()) else {
+        notes.extend(cause.map(|cause| cause.note()));
+        let (uid, gid) = (facts.uid, facts.gid);
+        return OuterIds {
+            outer: match one_level {
+                true => Outer::OneLevel { helpers: None },
+                false => Outer::SingleId { uid, gid },
+            },
+            uids: one(uid),
+            gids: one(gid),
+            notes,
+        };
+    };
     let uids = with_own(facts.uid, &facts.subuid, "/linux/uidMappings", &mut notes);
     let gids = with_own(facts.gid, &facts.subgid, "/linux/gidMappings", &mut notes);
-    match helpers(facts) {
-        Ok((newuidmap, newgidmap)) => OuterIds {
-            outer: Outer::Helpers {
+    OuterIds {
+        outer: match one_level {
+            true => Outer::OneLevel {
+                helpers: Some([newuidmap, newgidmap]),
+            },
+            false => Outer::Helpers {
                 newuidmap,
                 newgidmap,
                 uids: uids.clone(),
                 gids: gids.clone(),
             },
-            uids,
-            gids,
-            notes,
         },
-        Err(why) => {
-            notes.push(why);
-            single_id(facts, notes)
-        }
+        uids,
+        gids,
+        notes,
     }
+}
+
+/// The present user namespace as the outer one.
+fn current(facts: &HostFacts) -> OuterIds {
+    let (uids, gids, notes) = match facts.id_wish {
+        IdWish::Single => (
+            one(facts.uid),
+            one(facts.gid),
+            single_id::cause(facts)
+                .iter()
+                .map(SingleIdCause::note)
+                .collect(),
+        ),
+        IdWish::Any | IdWish::Subordinate => (
+            own_first(facts.uid, &facts.uid_map),
+            own_first(facts.gid, &facts.gid_map),
+            Vec::new(),
+        ),
+    };
+    OuterIds {
+        outer: Outer::Current,
+        uids,
+        gids,
+        notes,
+    }
+}
+
+fn one(start: u32) -> Vec<IdRange> {
+    vec![IdRange { start, count: 1 }]
+}
+
+/// Why a container of this caller has one id only; `None`: it has more.
+pub fn single_id_cause(facts: &HostFacts) -> Option<SingleIdCause> {
+    if is_current(facts) && facts.id_wish != IdWish::Single {
+        return single_id::of_present(facts);
+    }
+    single_id::cause(facts)
 }
 
 /// The user namespace of the container: what the config asks, else the default map (0 is the caller, then her ranges).
@@ -115,7 +185,7 @@ pub(super) fn user_namespace(
     facts: &HostFacts,
 ) -> Result<(UserNamespace, Vec<Note>), Vec<Problem>> {
     let asked = config.requested || !config.uids.is_empty() || !config.gids.is_empty();
-    if is_current(facts) && !asked {
+    if is_current(facts) && !asked && facts.id_wish != IdWish::Single {
         return Ok((UserNamespace::Inherit, Vec::new()));
     }
     let OuterIds {
@@ -124,10 +194,8 @@ pub(super) fn user_namespace(
         gids,
         notes,
     } = outer_ids(facts);
-    let why = match outer {
-        Outer::SingleId { .. } => notes.last().map(|n| format!("{}; {}", n.reason, n.remedy)),
-        _ => None,
-    };
+    let why = single_id_cause(facts).map(|cause| cause.note());
+    let why = why.map(|note| format!("{}; {}", note.reason, note.remedy));
     let uid_map = container_map("/linux/uidMappings", config.uids, &uids, why.as_deref());
     let gid_map = container_map("/linux/gidMappings", config.gids, &gids, why.as_deref());
     let (uid_map, gid_map) = match (uid_map, gid_map) {
@@ -138,9 +206,9 @@ pub(super) fn user_namespace(
         }
     };
     let setgroups = match outer {
-        Outer::SingleId { .. } => false,
-        Outer::Current => facts.setgroups_allowed,
-        Outer::Helpers { .. } => true,
+        Outer::SingleId { .. } | Outer::OneLevel { helpers: None } => false,
+        Outer::Current => facts.setgroups_allowed && facts.id_wish != IdWish::Single,
+        Outer::Helpers { .. } | Outer::OneLevel { helpers: Some(_) } => true,
     };
     let namespace = UserNamespace::New {
         outer,
@@ -178,84 +246,6 @@ fn is_current(facts: &HostFacts) -> bool {
     facts.in_user_namespace && facts.sys_admin
 }
 
-fn note(property: &str, reason: impl Into<String>, remedy: impl Into<String>) -> Note {
-    Note {
-        property: property.to_owned(),
-        reason: reason.into(),
-        remedy: remedy.into(),
-        code: None,
-    }
-}
-
-fn skipped_notes(facts: &HostFacts) -> Vec<Note> {
-    let remedy = "ask the administrator to correct it";
-    let property = |reason: &str| {
-        if reason.contains("subgid") {
-            "/linux/gidMappings"
-        } else {
-            "/linux/uidMappings"
-        }
-    };
-    let notes = facts.subid_notes.iter();
-    notes
-        .map(|reason| note(property(reason), reason, remedy))
-        .collect()
-}
-
-/// Both helpers, or why the caller's own id is all there is.
-fn helpers(facts: &HostFacts) -> Result<(std::path::PathBuf, std::path::PathBuf), Note> {
-    let only = |why: String, remedy: String| {
-        let reason = format!(
-            "only the caller's own uid and gid are mapped, and her supplementary groups stay (setgroups(2) is denied): {why}"
-        );
-        Err(note("/linux/uidMappings", reason, remedy))
-    };
-    let missing = match (facts.subuid.is_empty(), facts.subgid.is_empty()) {
-        (true, true) => Some("subordinate uids and gids"),
-        (true, false) => Some("subordinate uids"),
-        (false, true) => Some("subordinate gids"),
-        (false, false) => None,
-    };
-    if let Some(missing) = missing {
-        let name = facts.user_name.clone();
-        let name = name.unwrap_or_else(|| facts.uid.to_string());
-        return only(
-            format!("{name} has no {missing}"),
-            format!(
-                "ask the administrator to run: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name} (with ids that nobody else has)"
-            ),
-        );
-    }
-    match (&facts.newuidmap, &facts.newgidmap) {
-        (Some(uids), Some(gids)) => Ok((uids.clone(), gids.clone())),
-        (uids, _) => {
-            let program = if uids.is_none() {
-                "newuidmap"
-            } else {
-                "newgidmap"
-            };
-            let why = format!("there is no usable {program} in the system's directories");
-            only(
-                why,
-                "ask the administrator to run: apt install uidmap".to_owned(),
-            )
-        }
-    }
-}
-
-fn single_id(facts: &HostFacts, notes: Vec<Note>) -> OuterIds {
-    let one = |start| vec![IdRange { start, count: 1 }];
-    OuterIds {
-        outer: Outer::SingleId {
-            uid: facts.uid,
-            gid: facts.gid,
-        },
-        uids: one(facts.uid),
-        gids: one(facts.gid),
-        notes,
-    }
-}
-
 /// The own id and then the ranges, as many as fit in one map.
 fn with_own(own: u32, ranges: &[IdRange], property: &str, notes: &mut Vec<Note>) -> Vec<IdRange> {
     let mut ids = vec![IdRange {
@@ -275,7 +265,7 @@ fn with_own(own: u32, ranges: &[IdRange], property: &str, notes: &mut Vec<Note>)
         let reason = format!(
             "the last {dropped} subordinate ranges are not used: a map has at most {MAX_LINES} lines and {MAX_BYTES} bytes"
         );
-        notes.push(note(
+        notes.push(Note::new(
             property,
             reason,
             "ask the administrator for fewer and longer ranges",
@@ -355,6 +345,7 @@ fn container_map(
             Err(message) => problems.push(Problem {
                 pointer: format!("{pointer}/{index}"),
                 message,
+                code: None,
             }),
         }
     }
@@ -438,6 +429,7 @@ pub(super) fn overlaps(pointer: &str, map: &[IdMapping]) -> Vec<Problem> {
                 problems.push(Problem {
                     pointer: format!("{pointer}/{second}"),
                     message: format!("its {name} range overlaps that of {pointer}/{first}"),
+                    code: None,
                 });
             }
         }
@@ -462,6 +454,7 @@ pub(super) fn fits(pointer: &str, map: Vec<IdMapping>) -> Result<Vec<IdMapping>,
     Err(Problem {
         pointer: pointer.to_owned(),
         message,
+        code: None,
     })
 }
 

@@ -38,6 +38,8 @@ fn facts() -> HostFacts {
         newuidmap: Some("/usr/bin/newuidmap".into()),
         newgidmap: Some("/usr/bin/newgidmap".into()),
         helper_obstacle: None,
+        id_wish: crate::host::IdWish::Any,
+        few_user_namespaces: None,
         bounding_set: 0,
         last_capability: 40,
         limits: BTreeMap::new(),
@@ -197,7 +199,7 @@ fn single_id_says_why() {
         (
             no_gids,
             "lodger has no subordinate gids",
-            "usermod --add-subuids",
+            "usermod --add-subgids",
         ),
         (no_helper, "no usable newgidmap", "apt install uidmap"),
     ] {
@@ -246,6 +248,83 @@ fn inside_a_user_namespace() {
         (0..10).map(|id| to_host(&uids, id)).collect::<Vec<_>>(),
         (0..10).map(Some).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn one_level_has_no_outer_namespace() {
+    let few = |facts: HostFacts| HostFacts {
+        few_user_namespaces: Some(1),
+        ..facts
+    };
+    let (outer, uids, _, setgroups, notes) = new(ConfigMaps::default(), &few(facts()));
+    let helpers = Some(["/usr/bin/newuidmap".into(), "/usr/bin/newgidmap".into()]);
+    assert_eq!(outer, Outer::OneLevel { helpers });
+    assert_eq!(uids, [line(0, 1000, 1), line(1, 100_000, 65536)]);
+    assert!(setgroups);
+    assert_eq!(notes.len(), 1);
+    assert_eq!(notes[0].code.as_deref(), Some("LDG-USERNS-LIMIT"));
+    let no_helper = HostFacts {
+        newuidmap: None,
+        ..few(facts())
+    };
+    let (outer, uids, _, setgroups, notes) = new(ConfigMaps::default(), &no_helper);
+    assert_eq!(outer, Outer::OneLevel { helpers: None });
+    assert!(!setgroups && !allows_setgroups(&no_helper));
+    assert_eq!(uids, [line(0, 1000, 1)]);
+    let codes: Vec<_> = notes.iter().filter_map(|n| n.code.as_deref()).collect();
+    assert_eq!(codes, ["LDG-USERNS-LIMIT", "LDG-HELPER-MISSING"]);
+    // Files are worked on in a namespace of their own, beside which there is no container.
+    assert!(matches!(workplace(&few(facts())), Outer::Helpers { .. }));
+    assert!(matches!(workplace(&no_helper), Outer::SingleId { .. }));
+    // None at all, or one's own already: nothing to do about it here.
+    let none = HostFacts {
+        few_user_namespaces: Some(0),
+        ..facts()
+    };
+    assert!(matches!(super::outer(&none), Outer::Helpers { .. }));
+    assert_eq!(super::outer(&few(inside())), Outer::Current);
+}
+
+#[test]
+fn a_wish_for_a_single_id_is_kept_everywhere() {
+    let wishing = |facts: HostFacts| HostFacts {
+        id_wish: IdWish::Single,
+        ..facts
+    };
+    let (outer, uids, _, setgroups, notes) = new(ConfigMaps::default(), &wishing(facts()));
+    let (uid, gid) = (1000, 1000);
+    assert_eq!(outer, Outer::SingleId { uid, gid });
+    assert_eq!(uids, [line(0, 1000, 1)]);
+    assert!(!setgroups && notes[0].reason.contains("--single-id asks"));
+    // Whoever is in a user namespace already gets one more, with one id.
+    let (outer, uids, _, setgroups, notes) = new(ConfigMaps::default(), &wishing(inside()));
+    assert_eq!(outer, Outer::Current);
+    assert_eq!(uids, [line(0, 0, 1)]);
+    assert!(!setgroups && notes[0].reason.contains("--single-id asks"));
+    assert_eq!(usual_maps(&wishing(inside())).0, [line(0, 0, 1)]);
+}
+
+#[test]
+fn subordinate_ids_that_are_required() {
+    assert_eq!(single_id_cause(&facts()), None);
+    assert_eq!(single_id_cause(&inside()), None);
+    let no_gids = HostFacts {
+        subgid: Vec::new(),
+        ..facts()
+    };
+    let cause = single_id_cause(&no_gids).unwrap();
+    assert_eq!(cause.code, Some("LDG-SUBID-UID-ONLY"));
+    let one = MapLine {
+        inside: 0,
+        outside: 1000,
+        count: 1,
+    };
+    let alone = HostFacts {
+        uid_map: vec![one],
+        ..inside()
+    };
+    let cause = single_id_cause(&alone).unwrap();
+    assert!(cause.why.contains("only one uid"), "{cause:?}");
 }
 
 #[test]

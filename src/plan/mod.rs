@@ -60,6 +60,9 @@ pub struct Plan {
     /// The system call filter of the container's processes, if they get one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
+    /// What becomes of calls that change owners and ids.
+    #[serde(default, skip_serializing_if = "FakeRoot::is_none")]
+    pub fake_root: FakeRoot,
     /// Programs of the caller's to run on the way.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
@@ -149,6 +152,12 @@ pub enum Outer {
         uids: Vec<IdRange>,
         /// The gids of O.
         gids: Vec<IdRange>,
+    },
+    /// There is none: the caller may have one user namespace, and C is that. Its maps are written from the caller's.
+    OneLevel {
+        /// Absolute paths of newuidmap and newgidmap; `None`: C has only the caller's own ids, setgroups(2) denied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        helpers: Option<[PathBuf; 2]>,
     },
     /// Made with unshare(2) and mapped by itself: only the caller's own ids, setgroups(2) denied.
     SingleId {
@@ -412,6 +421,7 @@ mod cgroups_path;
 mod choices;
 mod compute;
 mod devices;
+mod fake_root;
 mod filesystems;
 mod hooks;
 pub mod idmap;
@@ -424,6 +434,7 @@ mod net_devices;
 mod note;
 pub mod notify;
 mod number_set;
+pub mod one_level;
 mod options;
 mod overlay;
 mod process;
@@ -432,6 +443,7 @@ pub mod resources;
 mod root;
 mod scheduling;
 mod seccomp;
+mod single_id;
 mod sysctl;
 mod time_offsets;
 pub mod unit_annotations;
@@ -446,6 +458,7 @@ pub use cgroup_types::{
 pub use cgroups_path::unit_name;
 pub use choices::{Choices, ProcMode};
 pub use devices::{Asked, Device, Fifo};
+pub use fake_root::FakeRoot;
 pub use hooks::{Hook, Hooks};
 pub use mount_ids::MountIdMap;
 pub use namespaces::{NAMESPACES, pointer as namespace_pointer};
@@ -463,3 +476,4 @@ pub use seccomp::{
     Seccomp, SeccompAction, SeccompCondition, SeccompFlag, SeccompListener, SeccompOperator,
     SeccompRule, seccomp,
 };
+pub use single_id::SingleIdCause;

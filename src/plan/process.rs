@@ -267,7 +267,8 @@ fn rlimits(
                  user namespace may raise it; ask for {} at most, or have it raised in limits.conf(5)",
                 current.hard, current.hard
             );
-            problems.push(Problem::new(format!("/process/rlimits/{index}"), message));
+            let pointer = format!("/process/rlimits/{index}");
+            problems.push(Problem::new(pointer, message).code("LDG-RLIMIT"));
         }
         planned.push(Rlimit {
             resource: resource.0,

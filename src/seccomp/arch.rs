@@ -102,13 +102,19 @@ impl Architecture {
     }
 }
 
-/// This machine's own architecture first, then those of `asked` that it can run.
-pub(super) fn architectures(asked: &[String]) -> Vec<Architecture> {
+/// Those that this machine can run.
+pub(super) fn family() -> Vec<Architecture> {
     let token = sys::seccomp::native();
     let family = FAMILIES
         .iter()
         .find(|family| family.iter().any(|arch| arch.token == token));
-    let mut family: Vec<Architecture> = family.map_or_else(Vec::new, |family| family.to_vec());
+    family.map_or_else(Vec::new, |family| family.to_vec())
+}
+
+/// This machine's own architecture first, then those of `asked` that it can run.
+pub(super) fn architectures(asked: &[String]) -> Vec<Architecture> {
+    let token = sys::seccomp::native();
+    let mut family = family();
     family.retain(|arch| arch.token == token || asked.iter().any(|name| name == arch.name));
     family.sort_by_key(|arch| arch.token != token);
     family

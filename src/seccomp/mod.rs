@@ -32,11 +32,13 @@ mod arch;
 mod bpf;
 mod cache;
 mod compile;
+mod fake_root;
 mod newer;
 mod prologue;
 
 pub use agent::Agent;
 pub use compile::compile;
+pub use fake_root::with_fake_root;
 
 /// The largest program the kernel takes, in instructions (BPF_MAXINSNS).
 pub const LONGEST: usize = 4096;
@@ -44,7 +46,9 @@ pub const LONGEST: usize = 4096;
 /// A filter that is ready to be loaded.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    /// The program.
+    /// A program that is loaded before it, so that this one's answer counts where both have one; empty: none.
+    pub before: Vec<Instruction>,
+    /// The program; empty: there is none but that before it.
     pub program: Vec<Instruction>,
     /// Flags of seccomp(2).
     pub flags: u64,
@@ -65,6 +69,7 @@ pub fn prepare(plan: &Seccomp, store: Option<&OwnedFd>) -> Result<Filter, Vec<Pr
         None => compile(plan)?,
     };
     Ok(Filter {
+        before: Vec::new(),
         program,
         flags,
         notifies,

@@ -43,7 +43,7 @@ pub(super) fn prologue(parts: &[Part], rules: &[NewerRule]) -> Vec<Instruction> 
 
 /// `body` for the calls of one architecture, which pass over the `behind` instructions behind it; the others pass over
 /// the body.
-fn block(arch: Architecture, body: Vec<Instruction>, behind: usize) -> Vec<Instruction> {
+pub(super) fn block(arch: Architecture, body: Vec<Instruction>, behind: usize) -> Vec<Instruction> {
     let mut inner = vec![load(bpf::NUMBER)];
     if arch.audit == X86_64_AUDIT {
         // Two architectures with one name: bit 30 of the number tells them apart.

@@ -84,7 +84,7 @@ fn take(signal: i32, child: &Child, relay: Option<&mut Relay>) -> Result<()> {
 }
 
 fn forward(child: &Child, signal: i32) -> Result<()> {
-    match sys::process::send_signal(&child.pidfd, signal) {
+    match sys::process::send_signal_to(child, signal) {
         // It has just ended; SIGCHLD is on its way.
         Err(error) if error.is(nix::libc::ESRCH) => Ok(()),
         sent => sent.doing(|| format!("cannot pass on signal {signal}")),

@@ -8,7 +8,7 @@ use crate::cgroup;
 use crate::error::{Doing, Error, Result};
 use crate::host::Joinable;
 use crate::init::{Init, Manner, Stage};
-use crate::plan::{Hook, Namespace, Note, Plan, UserNamespace};
+use crate::plan::{Hook, Namespace, Note, Outer, Plan, UserNamespace};
 use crate::seccomp::Agent;
 use crate::state::{ContainerState, Entry, ImageUse, NamespaceMark, OuterRecord, Record, Status};
 use crate::sys;
@@ -203,6 +203,14 @@ impl Creation<'_> {
         }
     }
 
+    /// What the container's user namespace is made from, if it gets a new one.
+    fn outer(&self) -> Option<&Outer> {
+        match &self.plan.user_namespace {
+            UserNamespace::New { outer, .. } => Some(outer),
+            UserNamespace::Inherit | UserNamespace::Joined { .. } => None,
+        }
+    }
+
     /// Makes the process, in `cgroup` if that is there already.
     fn clone_init(&self, stage: &SharedByte, cgroup: Option<&cgroup::Made>) -> Result<Cloning> {
         let what = || "cannot make the container's process".to_owned();
@@ -238,7 +246,7 @@ impl Creation<'_> {
             match cloned {
                 Ok(Cloned::Parent(child)) => (child, None),
                 Ok(Cloned::Child) => init.run(),
-                Err(cause) => return Err(userns::explain_refusal(cause)),
+                Err(cause) => return Err(userns::explain_container(self.outer(), cause)),
             }
         };
         Ok(Cloning {
@@ -260,13 +268,13 @@ impl Creation<'_> {
             child, line, mark, ..
         } = init;
         if let UserNamespace::New {
+            outer,
             uid_map,
             gid_map,
             setgroups,
-            ..
         } = &self.plan.user_namespace
         {
-            userns::write_maps(child.pid, uid_map, gid_map, *setgroups)?;
+            userns::map_container(outer, child.pid, (uid_map, gid_map), *setgroups)?;
         }
         tracing::debug!(
             pid = child.pid,
@@ -500,7 +508,7 @@ fn undo(child: &Child, problem: Problem, stage: &SharedByte) -> Error {
 
 /// Kills the child and reaps it. ESRCH is as good: it has ended by itself.
 fn end(child: &Child) -> Option<Exit> {
-    let killed = sys::process::send_signal(&child.pidfd, nix::libc::SIGKILL);
+    let killed = sys::process::send_signal_to(child, nix::libc::SIGKILL);
     tracing::debug!("ending the process: {killed:?}");
     sys::process::wait(child).ok()
 }

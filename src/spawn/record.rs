@@ -45,6 +45,7 @@ impl Creation<'_> {
             image: self.image.cloned(),
             mark,
             listener: self.plan.seccomp.as_ref().and_then(|s| s.listener.clone()),
+            fake_root: self.plan.fake_root,
             notes: self.plan.notes.clone(),
         })
     }

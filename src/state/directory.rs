@@ -1,9 +1,8 @@
 //! Where the state lives, and whether that place is safe.
 //!
-//! `$XDG_RUNTIME_DIR/lodger`, else `/run/user/UID/lodger`, else `/tmp/lodger-UID`. A directory counts only if it is
-//! ours, no symbolic link, and not writable by others: someone who can write there can make us signal any process.
-//! The usual places are ours alone (mode 0700), beneath directories where nobody but root could have put others in
-//! their place. What the caller names with `--root` she may share for reading, and have beneath a colleague's directory.
+//! [`super::place`] says where it is when nobody else does. A directory counts only if it is ours, no symbolic link, and
+//! not writable by others: someone who can write there can make us signal any process. The usual places are ours alone (mode
+//! 0700), beneath directories where nobody but root could have put others in their place. What the caller names with `--root` she may share for reading, and have beneath a colleague's directory.
 //! So it is with the store of images (`image::store`), whose directory is checked here too.
 
 use std::os::fd::OwnedFd;
@@ -11,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
+use super::place;
 use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::sys::defence::{Defence, is_on};
@@ -35,14 +35,18 @@ pub(super) const STATE: Purpose = Purpose {
 
 /// Opens the store's directory, or says that there is none yet.
 pub(super) fn open(root: Option<&Path>) -> Result<Option<(OwnedFd, PathBuf)>> {
-    let path = root.map_or_else(usual_place, |root| Ok(root.to_owned()))?;
-    let opened = open_own(&path, root.is_none(), STATE)?;
-    Ok(opened.map(|fd| (fd, path)))
-}
-
-/// Where the store's directory is, or would be.
-pub(crate) fn place(root: Option<&Path>) -> Result<PathBuf> {
-    root.map_or_else(usual_place, |root| Ok(root.to_owned()))
+    if let Some(root) = root {
+        let opened = open_own(root, false, STATE)?;
+        return Ok(opened.map(|fd| (fd, root.to_owned())));
+    }
+    // Whoever can write nowhere may still look.
+    let usual = place::usual().ok();
+    if let Some(path) = &usual
+        && let Some(fd) = open_own(path, true, STATE)?
+    {
+        return Ok(Some((fd, path.clone())));
+    }
+    Ok(place::others(usual.as_deref()).next())
 }
 
 /// Opens the caller's directory at `path`, if there is one. `usual`: nobody named it, and so nothing about it may be out of the
@@ -63,7 +67,7 @@ pub(crate) fn open_foreign(path: &Path, purpose: Purpose) -> Result<OwnedFd> {
 
 /// Opens the store's directory, and makes it where it is missing.
 pub(super) fn open_or_make(root: Option<&Path>) -> Result<(OwnedFd, PathBuf)> {
-    let path = root.map_or_else(usual_place, |root| Ok(root.to_owned()))?;
+    let path = root.map_or_else(place::usual, |root| Ok(root.to_owned()))?;
     if let (Some(_), Some(parent)) = (root, path.parent()) {
         make_parents(parent)?;
     }
@@ -87,7 +91,7 @@ pub(crate) fn open_or_make_own(path: &Path, usual: bool, purpose: Purpose) -> Re
     open_store(path, usual).map_err(|e| e.explain(path, purpose))
 }
 
-fn open_store(path: &Path, usual: bool) -> std::result::Result<OwnedFd, Problem> {
+pub(super) fn open_store(path: &Path, usual: bool) -> std::result::Result<OwnedFd, Problem> {
     let (fd, mode) = open_checked(path, Whose::Ours)?;
     if !is_on(Defence::StateDirectory) {
         return Ok(fd);
@@ -109,40 +113,9 @@ pub(crate) fn make_parents(parent: &Path) -> Result<()> {
         .doing(|| format!("cannot make the directory {parent:?}"))
 }
 
-/// The first of the usual places that this caller may use.
-fn usual_place() -> Result<PathBuf> {
-    let session = std::env::var_os("XDG_RUNTIME_DIR")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
-    if let Some(place) = session.and_then(|path| beneath_if_safe(&path)) {
-        return Ok(place);
-    }
-    let uid = host_uid();
-    let usual = beneath_if_safe(Path::new(&format!("/run/user/{uid}")));
-    Ok(usual.unwrap_or_else(|| PathBuf::from(format!("/tmp/lodger-{uid}"))))
-}
-
-fn beneath_if_safe(parent: &Path) -> Option<PathBuf> {
-    let checked = open_checked(parent, Whose::Ours).and_then(|(fd, _)| check_parents(&fd, true));
-    match checked {
-        Ok(()) => Some(parent.join("lodger")),
-        Err(problem) => {
-            let why = problem.explain(parent, STATE);
-            tracing::debug!("no state in {parent:?}: {}", why.message());
-            None
-        }
-    }
-}
-
-/// The caller's uid as the parent of her user namespace numbers it: 0 in a namespace of hers is still she.
-fn host_uid() -> u32 {
-    let uid = sys::cred::uid();
-    host::host_uid(uid, &host::own_uid_map()).unwrap_or(uid)
-}
-
 /// Whether nobody but the caller and root could put something else in place of the directory or of one above it. Where
 /// others share directories, the sticky bit keeps them from that. `owners`: it matters, too, whose they are.
-fn check_parents(fd: &OwnedFd, owners: bool) -> std::result::Result<(), Problem> {
+pub(super) fn check_parents(fd: &OwnedFd, owners: bool) -> std::result::Result<(), Problem> {
     /// More directories than a path of 4096 bytes has.
     const DEEPEST: usize = 2048;
     let error = |e| Problem::Sys(sys::Error::new("fstatat", "\"..\"", e));
@@ -184,7 +157,7 @@ fn is_trusted(owner: u32) -> bool {
     owner == sys::cred::uid() || owner == 0 || (owner == OVERFLOW && some_unmapped())
 }
 
-enum Problem {
+pub(super) enum Problem {
     Sys(sys::Error),
     Owner { owner: u32, uid: u32 },
     Writable { mode: u32 },
@@ -194,7 +167,7 @@ enum Problem {
 }
 
 impl Problem {
-    fn explain(&self, path: &Path, purpose: Purpose) -> Error {
+    pub(super) fn explain(&self, path: &Path, purpose: Purpose) -> Error {
         let Purpose { name, option, step } = purpose;
         let error = Error::new(format!("cannot use {path:?} as the {name}")).step(step);
         let error = match self {
@@ -228,13 +201,16 @@ impl Problem {
 
 /// Whose a directory may be.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Whose {
+pub(super) enum Whose {
     Ours,
     Anybody,
 }
 
 /// The directory and its mode.
-fn open_checked(path: &Path, whose: Whose) -> std::result::Result<(OwnedFd, u32), Problem> {
+pub(super) fn open_checked(
+    path: &Path,
+    whose: Whose,
+) -> std::result::Result<(OwnedFd, u32), Problem> {
     let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     if !is_on(Defence::StateDirectory) {
         flags.remove(OFlags::NOFOLLOW);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::error::{Doing, Error, Result};
+use crate::plan::Note;
 use crate::sys;
 
 mod cgroup;
@@ -19,6 +20,7 @@ mod group;
 mod holder;
 mod members;
 mod notify;
+pub(crate) mod place;
 mod process;
 mod record;
 mod report;
@@ -26,7 +28,7 @@ mod status;
 mod usage;
 
 pub(crate) use directory::{
-    Purpose, make_parents, open_foreign, open_or_make_own, open_own, place,
+    Purpose, make_parents, open_foreign, open_or_make_own, open_own,
 };
 use full::because_full;
 pub(crate) use full::because_full_of;
@@ -101,10 +103,35 @@ impl Store {
         Ok(found.map(|(fd, path)| Self { fd, path }))
     }
 
+    /// Opens the store at `root` that has container `id`; where nobody says which, and the usual one has it not, another of the
+    /// usual places that has it.
+    pub fn open_with(root: Option<&Path>, id: &str) -> Result<Option<Self>> {
+        check_id(id)?;
+        let store = Self::open(root)?;
+        let has = |store: &Self| store.find_if_there(id).map(|entry| entry.is_some());
+        let Some(first) = store else {
+            return Ok(None);
+        };
+        if root.is_some() || has(&first)? {
+            return Ok(Some(first));
+        }
+        let others = place::others(Some(&first.path)).map(|(fd, path)| Self { fd, path });
+        for other in others {
+            if has(&other)? {
+                return Ok(Some(other));
+            }
+        }
+        Ok(Some(first))
+    }
+
     /// Opens the directory of container `id` in the store at `root`.
     pub fn find_in(root: Option<&Path>, id: &str) -> Result<Entry> {
-        check_id(id)?;
-        Self::open(root)?.ok_or_else(missing)?.find(id)
+        Self::open_with(root, id)?.ok_or_else(missing)?.find(id)
+    }
+
+    /// What there is to say of where the store is.
+    pub fn note(&self) -> Option<Note> {
+        place::note(&self.path)
     }
 
     /// Where the store is.

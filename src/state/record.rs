@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ProcessIdentity;
 use crate::cgroup::CgroupRecord;
 use crate::host::IdRange;
-use crate::plan::{Hooks, IdMapping, Note, SeccompListener};
+use crate::plan::{FakeRoot, Hooks, IdMapping, Note, SeccompListener};
 use crate::sys::ns::flag;
 
 /// What is remembered of a container.
@@ -61,6 +61,9 @@ pub struct Record {
     /// The seccomp agent that `start` is to reach, if its filter notifies one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<SeccompListener>,
+    /// What becomes of calls of its processes that change owners and ids.
+    #[serde(default, skip_serializing_if = "FakeRoot::is_none")]
+    pub fake_root: FakeRoot,
     /// What was adapted when it was created.
     pub notes: Vec<Note>,
 }

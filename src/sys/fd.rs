@@ -104,7 +104,7 @@ fn close_range(first: u32, last: u32, flags: u32) -> Result<()> {
 }
 
 /// The number after `name` of what the kernel says of `fd` (proc_pid_fdinfo(5)).
-pub(super) fn information(fd: BorrowedFd<'_>, name: &str) -> Option<u64> {
+pub(super) fn information(fd: BorrowedFd<'_>, name: &str) -> Option<i64> {
     const SMALL: usize = 4096;
     let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
     let text = super::path::read_regular(Path::new(&path), SMALL).ok()?;

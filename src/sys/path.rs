@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 
 use super::defence::{Defence, is_on};
 use super::refused::{self, Call};
@@ -260,6 +260,18 @@ pub fn may_open(fd: impl AsFd) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Whether this process may use the file `path`, from `dir`, as `access` says (faccessat2(2), AT_EACCESS; where that is refused
+/// as such, faccessat(2), which asks for the real ids).
+pub fn may_use(dir: impl AsFd, path: impl AsRef<OsStr>, access: Access) -> bool {
+    let path = path.as_ref();
+    match rustix::fs::accessat(&dir, path, access, AtFlags::EACCESS) {
+        Err(e) if refused::is_refused(Call::Faccessat2, e.raw_os_error()) => {
+            rustix::fs::accessat(&dir, path, access, AtFlags::empty()).is_ok()
+        }
+        answer => answer.is_ok(),
+    }
 }
 
 /// Resolves `path` beneath `root` as `resolve` says (openat2(2)); where the call is refused, step by step.

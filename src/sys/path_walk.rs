@@ -10,7 +10,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, Result};
@@ -43,12 +43,15 @@ pub(super) fn open(
     {
         return Err(Errno::INVAL);
     }
-    if !resolve.intersects(scoped) {
-        // Only from a root, from which an absolute path and `..` lead nowhere else, is it known what they mean.
-        return match resolve.is_empty() {
-            true => rustix::fs::openat(root, path, flags, Mode::empty()),
-            false => Err(Errno::INVAL),
-        };
+    if resolve.is_empty() {
+        return rustix::fs::openat(root, path, flags, Mode::empty());
+    }
+    let mut parts = path.components();
+    let leads_down = parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let no_links = resolve.contains(ResolveFlags::NO_SYMLINKS);
+    if !(resolve.intersects(scoped) || leads_down && no_links) {
+        // Only from a root, or where nothing leads out of it, is it known what the rest means.
+        return Err(Errno::INVAL);
     }
     let text = path.as_os_str().as_bytes();
     if text.is_empty() {
@@ -251,7 +254,9 @@ fn mount_id(fd: BorrowedFd<'_>) -> Result<u64> {
     match rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
         Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Ok(found.stx_mnt_id),
         Ok(_) | Err(Errno::NOSYS | Errno::PERM) => {
-            super::fd::information(fd, "mnt_id:").ok_or(Errno::NOSYS)
+            let number = super::fd::information(fd, "mnt_id:");
+            let number = number.and_then(|number| u64::try_from(number).ok());
+            number.ok_or(Errno::NOSYS)
         }
         Err(e) => Err(e),
     }

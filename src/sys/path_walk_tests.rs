@@ -217,11 +217,20 @@ fn mounts_and_the_links_of_procfs_are_as_the_kernel_has_them() {
 #[test]
 fn what_it_has_not_got_it_refuses() {
     let root = opened(Path::new("/"));
-    let open = |flags, resolve| open(root.as_fd(), Path::new("tmp/x"), flags, resolve);
+    let open = |flags, resolve| {
+        open(
+            root.as_fd(),
+            Path::new("tmp/x-is-not-there"),
+            flags,
+            resolve,
+        )
+    };
     let create = open(OFlags::CREATE | OFlags::WRONLY, ResolveFlags::IN_ROOT);
     assert_eq!(create.unwrap_err(), Errno::INVAL);
-    let unscoped = open(OFlags::PATH, ResolveFlags::NO_SYMLINKS);
+    let unscoped = open(OFlags::PATH, ResolveFlags::NO_XDEV);
     assert_eq!(unscoped.unwrap_err(), Errno::INVAL);
+    let down = open(OFlags::PATH, ResolveFlags::NO_SYMLINKS);
+    assert_eq!(down.unwrap_err(), Errno::NOENT);
     let both = ResolveFlags::IN_ROOT | ResolveFlags::BENEATH;
     assert_eq!(open(OFlags::PATH, both).unwrap_err(), Errno::INVAL);
     let cached = ResolveFlags::IN_ROOT | ResolveFlags::CACHED;

@@ -32,14 +32,18 @@ pub fn is_stand_in(pidfd: impl AsFd) -> bool {
     pid_dir::is(pidfd)
 }
 
-/// The number of the process in the pid namespace of /proc. ESRCH when it was reaped, or has none there.
+/// The number of the process in the pid namespace of /proc. ESRCH when it was reaped, or has none there; ENOSYS when /proc does
+/// not tell.
 pub(super) fn number(pidfd: BorrowedFd<'_>) -> Result<i32> {
+    let error = |errno| Error::new("pidfd_send_signal", "pidfd /* by its number */", errno);
     let pid = match pid_dir::is(pidfd) {
         true => pid_dir::look(pidfd)?.map(|look| look.pid),
-        false => fd::information(pidfd, "Pid:").and_then(|pid| i32::try_from(pid).ok()),
+        false => {
+            let told = fd::information(pidfd, "Pid:").ok_or_else(|| error(libc::ENOSYS))?;
+            i32::try_from(told).ok()
+        }
     };
-    let none = || Error::new("pidfd_send_signal", "pidfd", libc::ESRCH);
-    pid.filter(|pid| *pid > 0).ok_or_else(none)
+    pid.filter(|pid| *pid > 0).ok_or_else(|| error(libc::ESRCH))
 }
 
 /// What [`poll_with`] saw.

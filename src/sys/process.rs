@@ -117,8 +117,7 @@ fn cloned((pid, pidfd): clone::Made) -> Result<Cloned> {
     match pidfd.map_or_else(|| pid_dir::open(pid), Ok) {
         Ok(pidfd) => Ok(Cloned::Parent(Child { pid, pidfd })),
         Err(error) => {
-            // SAFETY: kill takes plain integers; the number is the new process's.
-            let _it_is_not_left = unsafe { libc::kill(pid, libc::SIGKILL) };
+            let _it_is_not_left = kill(pid, libc::SIGKILL);
             let _or_by_its_parent = reap(pid);
             Err(error)
         }
@@ -201,7 +200,7 @@ pub fn parent_pid() -> i32 {
 /// Kills `leader`, a child that has not been waited for, and every process of the group that it leads.
 pub fn kill_group(leader: &Child) -> Result<()> {
     // It may not lead a group yet; killed first, it makes neither a group nor a child any more.
-    match send_signal(&leader.pidfd, libc::SIGKILL) {
+    match send_signal_to(leader, libc::SIGKILL) {
         Err(error) if !error.is(libc::ESRCH) => return Err(error),
         _ => {}
     }
@@ -244,33 +243,57 @@ pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
 /// may end, be reaped, and its number be given to another: the kernel must have handed out all others by then.
 pub fn send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
     let pidfd = pidfd.as_fd();
-    if !refused::is_known(Call::PidfdSendSignal) {
-        // SAFETY: the siginfo pointer may be NULL; the rest are plain integers.
-        let answer = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                pidfd.as_raw_fd(),
-                signal,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        if answer == 0 {
-            return Ok(());
-        }
-        let error = std::io::Error::last_os_error();
-        if !refused::is_refused(Call::PidfdSendSignal, error.raw_os_error().unwrap_or(0)) {
-            let args = format!("pidfd, {signal}");
-            return Err(Error::new("pidfd_send_signal", args, error));
-        }
+    match signal_by_fd(pidfd, signal)? {
+        true => Ok(()),
+        false => kill(super::pidfd::number(pidfd)?, signal),
     }
-    let pid = super::pidfd::number(pidfd)?;
-    // SAFETY: kill takes plain integers; the number is that of one process, never 0 or less.
+}
+
+/// As [`send_signal`], to a child that has not been waited for: its number is nobody else's.
+pub fn send_signal_to(child: &Child, signal: i32) -> Result<()> {
+    match signal_by_fd(child.pidfd.as_fd(), signal)? {
+        true => Ok(()),
+        false => kill(child.pid, signal),
+    }
+}
+
+/// `false`: the call is refused as such.
+fn signal_by_fd(pidfd: BorrowedFd<'_>, signal: i32) -> Result<bool> {
+    if refused::is_known(Call::PidfdSendSignal) {
+        return Ok(false);
+    }
+    // SAFETY: the siginfo pointer may be NULL; the rest are plain integers.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if answer == 0 {
+        return Ok(true);
+    }
+    let error = std::io::Error::last_os_error();
+    if refused::is_refused(Call::PidfdSendSignal, error.raw_os_error().unwrap_or(0)) {
+        return Ok(false);
+    }
+    let args = format!("pidfd, {signal}");
+    Err(Error::new("pidfd_send_signal", args, error))
+}
+
+/// To one process: never 0 or less, which are groups.
+fn kill(pid: i32, signal: i32) -> Result<()> {
+    let args = || format!("{pid}, {signal}");
+    if pid <= 0 {
+        return Err(Error::new("kill", args(), libc::ESRCH));
+    }
+    // SAFETY: kill takes plain integers.
     if unsafe { libc::kill(pid, signal) } == 0 {
         return Ok(());
     }
-    let errno = std::io::Error::last_os_error();
-    Err(Error::new("kill", format!("{pid}, {signal}"), errno))
+    Err(Error::new("kill", args(), std::io::Error::last_os_error()))
 }
 
 /// Waits at most `milliseconds` for a process that need not be a child to end; whether it did.

@@ -25,6 +25,7 @@ pub fn begin_new(outer: &Outer) -> Result<Entering> {
             sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
             helpers::begin([(newuidmap, uids), (newgidmap, gids)]).map(Entering::Mapping)
         }
-        _ => Ok(Entering::Done(None)),
+        // The container's own is the first.
+        Outer::Current | Outer::OneLevel { .. } => Ok(Entering::Done(None)),
     }
 }

@@ -6,10 +6,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::host::{IdRange, Joinable, parse_id_map};
 use crate::plan::idmap::map_text;
-use crate::plan::{IdMapping, Outer};
+use crate::plan::{IdMapping, Outer, one_level};
 use crate::state::{OuterRecord, Store};
 use crate::sys;
 
@@ -47,6 +48,11 @@ pub fn begin(outer: &Outer, store: &Store, joined: &Joinable) -> Result<Entering
     }
     match outer {
         Outer::Current => Ok(Entering::Done(None)),
+        Outer::OneLevel { .. } => {
+            // newuidmap refuses a target whose /proc directory is not the caller's, and init begins as a copy of this one.
+            sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
+            Ok(Entering::Done(None))
+        }
         Outer::SingleId { uid, gid } => {
             enter_single_id(*uid, *gid)?;
             Ok(Entering::Done(None))
@@ -88,6 +94,11 @@ fn enter_around(outer: &Outer, around: BorrowedFd<'_>) -> Result<Entering> {
     let (uids, gids) = match outer {
         // Whoever has one from the start has power over all within.
         Outer::Current => return Ok(Entering::Done(None)),
+        Outer::OneLevel { .. } => {
+            return Err(limit_reached(Error::new(
+                "cannot make the container's user namespace beside the namespaces to join",
+            )));
+        }
         Outer::SingleId { uid, gid } => (own(*uid), own(*gid)),
         Outer::Helpers { uids, gids, .. } => (uids.clone(), gids.clone()),
     };
@@ -120,6 +131,40 @@ fn enter_single_id(uid: u32, gid: u32) -> Result<()> {
     write_maps(sys::process::own_pid(), &own(uid), &own(gid), false)
 }
 
+/// Maps the ids of the container whose init is process `pid`, which was just made in a user namespace made from `outer`.
+pub fn map_container(
+    outer: &Outer,
+    pid: i32,
+    (uid_map, gid_map): (&[IdMapping], &[IdMapping]),
+    setgroups: bool,
+) -> Result<()> {
+    match outer {
+        Outer::OneLevel {
+            helpers: Some([newuidmap, newgidmap]),
+        } => helpers::map(pid, [(newuidmap, uid_map), (newgidmap, gid_map)]),
+        _ => write_maps(pid, uid_map, gid_map, setgroups),
+    }
+}
+
+/// The error of a container's user namespace that was refused. With `outer` there is room for one, so the limit is read.
+pub fn explain_container(outer: Option<&Outer>, cause: sys::Error) -> Error {
+    match outer {
+        Some(Outer::OneLevel { .. }) if cause.is(nix::libc::ENOSPC) => limit_reached(
+            Error::new("user namespace refused")
+                .because_of(&cause)
+                .step(Step::UserNamespace),
+        ),
+        _ => explain_refusal(cause),
+    }
+}
+
+fn limit_reached(error: Error) -> Error {
+    error
+        .code(one_level::CODE)
+        .hint("user.max_user_namespaces is 1, and another container or program of yours has that one: end it first (`lodger list`)")
+        .hint(one_level::REMEDY)
+}
+
 /// Writes the id maps of the user namespace that process `pid` was just made in (user_namespaces(7)).
 ///
 /// `setgroups` false denies setgroups(2) first, without which an unprivileged gid map is refused (CVE-2014-8989).
@@ -141,7 +186,7 @@ fn write_proc(pid: i32, name: &str, content: &str) -> Result<()> {
     sys::path::write_existing(Path::new(&path), content.as_bytes())
         .doing(|| format!("cannot write {path} ({:?})", content.trim_end()))
         .map_err(|error| {
-            error.hint("the kernel accepts only ids of this user namespace, once, with CAP_SETUID and CAP_SETGID")
+            error.step(Step::IdMap).hint("the kernel accepts only ids of this user namespace, once, with CAP_SETUID and CAP_SETGID")
         })
 }
 

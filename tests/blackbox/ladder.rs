@@ -7,7 +7,7 @@ use crate::harness::{Fixture, Ran, lodger_only, runtime_binary, skip, spawn};
 
 /// Runs lodger without `--root`, as the root of new user and mount namespaces in which /run and /tmp are empty. A
 /// subordinate id, 5, plays the other user. `$UID` is the caller's own number, /rung a directory of hers.
-fn on_the_ladder(fixture: &Fixture, prepare: &str, args: &[&str]) -> Ran {
+pub(crate) fn on_the_ladder(fixture: &Fixture, prepare: &str, args: &[&str]) -> Ran {
     fixture.write_config();
     let uid = rustix::process::getuid().as_raw();
     let script = format!(
@@ -43,7 +43,7 @@ fn place(fixture: &Fixture, prepare: &str) -> Ran {
     ran
 }
 
-fn usable() -> bool {
+pub(crate) fn usable() -> bool {
     let runtime = runtime_binary();
     let own = Command::new("/usr/bin/unshare")
         .args([

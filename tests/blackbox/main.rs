@@ -11,6 +11,11 @@
     reason = "test code: it starts the program under test, writes bundles, and fails by panicking"
 )]
 
+mod admin;
+mod admin_changes;
+mod admin_lab;
+mod admin_ranges;
+mod alone;
 mod attacks;
 mod audit;
 mod base;
@@ -43,6 +48,7 @@ mod engines_podman;
 mod errors;
 mod events;
 mod exec;
+mod fake_root;
 mod features;
 mod flags;
 mod foreign;
@@ -71,6 +77,7 @@ mod image_stop;
 mod image_store;
 mod image_store_lab;
 mod image_victim;
+mod install;
 mod isolation;
 mod jobs;
 mod kills;
@@ -93,6 +100,7 @@ mod notify;
 mod numa;
 mod output;
 mod overlay;
+mod places;
 mod proc_modes;
 mod process;
 mod ps;
@@ -113,6 +121,7 @@ mod session_limits;
 mod session_pause;
 mod session_payload;
 mod session_units;
+mod single_id;
 mod sockets;
 mod state;
 mod stress;

@@ -41,13 +41,14 @@ fn refused_where_locked(fixture: &Fixture) -> bool {
     locked
 }
 
+const NO_ID_MAPS: &str = "this needs open_tree(2), fsopen(2) and mount_setattr(2): Linux 5.12";
+
 fn assert_no_id_maps(ran: &Ran) {
-    let hint = "this needs open_tree(2), fsopen(2) and mount_setattr(2): Linux 5.12";
     assert!(
         ran.code == 1 && ran.err.contains("cannot map its ids"),
         "{ran:?}"
     );
-    assert!(ran.err.contains(hint), "{ran:?}");
+    assert!(ran.err.contains(NO_ID_MAPS), "{ran:?}");
 }
 
 #[test]
@@ -216,7 +217,7 @@ fn id_maps_that_cannot_be() {
     // A filesystem that has none.
     let has_none = match std::env::var_os("LODGER_TEST_LOCKED") {
         None => "the kernel has no id maps for this kind of filesystem",
-        Some(_) => "mount(2) has no id maps",
+        Some(_) => NO_ID_MAPS,
     };
     wrong(
         json!({"type": "ramfs", "source": "r", "options": ["idmap"]}),

@@ -6,7 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use serde_json::{Value, json};
 
 use crate::config::mounted;
-use crate::harness::{Fixture, lodger_only, peer, peer_differs};
+use crate::harness::{Fixture, lodger_only, peer, peer_differs, skip};
+use crate::sweep::{Sweep, last_map_write, with_init_traced};
+use crate::tracing::{Call, Fate, inject, trace, works};
 use crate::weak::{off, without};
 
 /// A bundle with the directories of an overlay, and the overlay at /data.
@@ -162,9 +164,9 @@ fn directories_that_only_the_caller_can_reach() {
     assert_eq!(fixture.run().ok(), "of the lower\nof the second\n");
 }
 
-/// Kernels that take no fds are given the paths.
+/// What is not done: the directories are looked up once more.
 #[test]
-fn by_path_where_the_kernel_takes_no_fds() {
+fn by_path_it_is_the_same_overlay() {
     lodger_only!("switching defences off");
     without(&["ResolveOnce"], || {
         assert!(off().is_some());
@@ -176,17 +178,56 @@ fn by_path_where_the_kernel_takes_no_fds() {
         ]));
         fixture.sh(CHANGE);
         assert_eq!(fixture.run().ok(), "of the lower\nchanged\nfile\nmore\n");
-        let mut fixture = with_overlay(json!(["lowerdir=lower:second"]));
-        let long = "long".repeat(50);
-        fs::rename(fixture.bundle().join("lower"), fixture.bundle().join(&long)).unwrap();
-        fixture.config["mounts"]
-            .as_array_mut()
-            .unwrap()
-            .last_mut()
-            .unwrap()["options"][0] =
-            format!("lowerdir={long}:second:{}", fixture.bundle().display()).into();
-        fixture.run().fails(1, "at most 255 bytes together");
     });
+}
+
+/// Before Linux 6.13 fsconfig(2) takes no fds for directories, and of paths at most 255 bytes: mount(2) takes names of fds.
+#[test]
+fn the_kernel_need_not_take_fds() {
+    lodger_only!("what a system call answers");
+    if !works() {
+        skip!("strace is not installed, or may not trace");
+    }
+    let mut sweep = Sweep::new(true);
+    let long = "long".repeat(50);
+    let lower: Vec<String> = ["a", "b"]
+        .iter()
+        .map(|end| format!("{long}{end}"))
+        .collect();
+    for name in &lower {
+        let directory = sweep.fixture.bundle().join(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join(&name[200..]), "of a layer\n").unwrap();
+    }
+    sweep.fixture.mount(json!({
+        "destination": "/mnt", "type": "overlay", "source": "overlay",
+        "options": [format!("lowerdir={}", lower.join(":")), "userxattr"]
+    }));
+    sweep.fixture.sh("cat /mnt/a /mnt/b");
+    sweep.fixture.write_config();
+    let scratch = tempfile::tempdir().unwrap();
+    let scratch = scratch.path();
+    let command = || sweep.fixture.command(&["run", "c"]);
+    let writes = last_map_write(&trace(&command(), &scratch.join("trace")));
+    let (_, ran, calls) = with_init_traced(&command(), scratch, writes, &[]);
+    assert_eq!(ran.ok(), "of a layer\nof a layer\n");
+    let by_fd = |call: &Call| call.line.contains("FSCONFIG_SET_FD");
+    let Some(first) = calls.iter().position(by_fd) else {
+        // A filter around the test refuses fsconfig(2), and it was mount(2) already.
+        assert!(
+            std::env::var_os("LODGER_TEST_LOCKED").is_some(),
+            "{calls:#?}"
+        );
+        return;
+    };
+    let mounts = |calls: &[Call]| calls.iter().filter(|call| call.name == "mount").count();
+    let before = mounts(&calls);
+    for errno in ["EINVAL", "EBADF"] {
+        let option = inject(&calls, first, Fate::Error(errno));
+        let (_, ran, calls) = with_init_traced(&command(), scratch, writes, &[&*option]);
+        assert_eq!(ran.ok(), "of a layer\nof a layer\n", "{errno}");
+        assert!(mounts(&calls) > before, "{errno}: {calls:#?}");
+    }
 }
 
 #[test]

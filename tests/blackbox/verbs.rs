@@ -343,14 +343,36 @@ fn plainly_waiting(fixture: &Fixture, id: &str) -> Running {
     waiting(fixture, id, start)
 }
 
-/// Whether the kernel tells an exit status to others than the parent.
+/// Whether the kernel tells an exit status to others than the parent, and lets them ask. A filter around the tests that does not
+/// is one of which whoever has put it there tells (LODGER_TEST_LOCKED).
 pub(crate) fn keeps_exit() -> bool {
+    if refuses_pidfds() {
+        return false;
+    }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release
         .split(['.', '-'])
         .map(|n| n.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap(), numbers.next().unwrap());
     version >= (6, 15)
+}
+
+/// Whether pidfd_open(2) is refused around the tests.
+fn refuses_pidfds() -> bool {
+    std::env::var("LODGER_TEST_LOCKED").is_ok_and(|locked| locked == "nosys")
+}
+
+#[test]
+fn wait_says_what_it_needs_where_pidfds_are_refused() {
+    lodger_only!("wait");
+    if !refuses_pidfds() {
+        skip!("only under a filter (LODGER_TEST_LOCKED=nosys)");
+    }
+    let mut fixture = Fixture::new();
+    fixture.sleeping("c");
+    let told = fixture.bare(&["wait", "c"]).fails(1, "pidfd_open(2)");
+    assert!(told.err.contains("lodger run"), "{}", told.err);
+    assert_eq!(fixture.status("c"), "running");
 }
 
 #[test]

@@ -180,6 +180,31 @@ setup_debian_tar() {
     printf '%s\n' "$tar"
 }
 
+# setup_other_release: prints the path of a tar of a bit of another release of Debian than the one that lodger is built on, unpacked
+# packages alone, with a parser of AppArmor 4; fails where none is to be had.
+setup_other_release() {
+    local directory tar partial suite=trixie architecture
+    architecture=$(dpkg --print-architecture 2>/dev/null) || return 1
+    directory=$(setup_cache_directory)
+    tar=$directory/debian-$suite-unpacked-$architecture.tar
+    if [[ ! -s $tar ]]; then
+        command -v mmdebstrap >/dev/null || return 1
+        mkdir -p "$directory"
+        partial=$(mktemp "$directory/.partial.XXXXXX.tar")
+        say "making a bit of Debian $suite (once; kept at $tar)"
+        if timeout 300 mmdebstrap --quiet --variant=extract --format=tar \
+            --include=base-files,dash,coreutils,util-linux,uidmap,apparmor,busybox-static "$suite" >"$partial" </dev/null &&
+            tar -tf "$partial" ./etc/debian_version ./usr/bin/newuidmap ./usr/sbin/apparmor_parser >/dev/null; then
+            chmod 644 "$partial"
+            mv "$partial" "$tar"
+        else
+            rm -f "$partial"
+            return 1
+        fi
+    fi
+    printf '%s\n' "$tar"
+}
+
 # setup_images: prints the directory of the tests' images, which tests/images/make makes as her; fails where none is to be had.
 setup_images() {
     local cache tar images partial work=$setup_work/tmp/images turn

@@ -48,7 +48,15 @@ own_uid() {
     # Nor anybody in another condition at the same time.
     uid=$((61000 + $(stat -Lc %i /proc/self/ns/pid) % 4096))
     put /etc/passwd "$(sed -E "s/^($user:[^:]*):[0-9]+:/\1:$uid:/" /etc/passwd)"$'\n'
-    mount -t tmpfs -o "mode=700,uid=$uid,gid=$gid" lockdown "$home"
+    mount -t tmpfs -o "mode=755,uid=$uid,gid=$gid" lockdown "$home"
+}
+
+# /run/systemd is a new directory that says that systemd was booted.
+own_systemd() {
+    # Only systemd has the directory, and it is not to be made in the machine's own /run.
+    [[ -d /run/systemd ]] || cannot "this machine has no /run/systemd"
+    mount -t tmpfs -o mode=755 lockdown /run/systemd
+    mkdir /run/systemd/system
 }
 
 # devices [NAME:MAJOR:MINOR…]: a container's /dev, with these nodes more.
@@ -156,11 +164,15 @@ condition_userns-apparmor() {
     filters+=(apparmor)
 }
 
+# unmapped: a user namespace in which the user's ids are not mapped
+condition_unmapped() { after+=(unshare --user); }
+
 # chroot: the root directory is not that of the mount namespace
 condition_chroot() {
     mkdir /tmp/root
-    mount --rbind / /tmp/root
-    before+=(chroot /tmp/root)
+    # When all other mounts are there.
+    # shellcheck disable=SC2016 # for the inner shell
+    before+=(sh -c 'mount --rbind / "$0" && exec chroot "$0" "$@"' /tmp/root)
 }
 
 ## newuidmap, newgidmap and the subordinate ids
@@ -186,6 +198,9 @@ condition_newuidmap-caps() {
     setcap cap_setuid=ep /usr/bin/newuidmap
     setcap cap_setgid=ep /usr/bin/newgidmap
 }
+
+# newuidmap-unsafe: others than root can write to them
+condition_newuidmap-unsafe() { open_helpers; chmod o+w /usr/bin/new{u,g}idmap; }
 
 # newuidmap-fails: they are as they should be, and refuse all the same
 condition_newuidmap-fails() {
@@ -229,8 +244,14 @@ condition_overflow-subuid() { subordinate "$user:4294967290:65536"$'\n'"$user:10
 # overlap-subuid: two lines that overlap
 condition_overlap-subuid() { subordinate "$user:100000:65536"$'\n'"$user:120000:65536"$'\n'; }
 
+# own-subuid: a line that gives the user her own id, and a good one
+condition_own-subuid() { subordinate "$user:$uid:1"$'\n'"$user:100000:65536"$'\n' "$user:$gid:1"$'\n'"$user:100000:65536"$'\n'; }
+
 # no-passwd: a uid without an entry in passwd, of the group root, with / as its home
 condition_no-passwd() { user= uid=61002 gid=0 home=/; }
+
+# no-passwd-subuid: as no-passwd, with subordinate ids under the number of the user
+condition_no-passwd-subuid() { condition_no-passwd; subordinate "$uid:100000:65536"$'\n'; }
 
 ## /proc, /sys and mounts
 
@@ -256,6 +277,15 @@ condition_no-proc() { while umount -l /proc 2>/dev/null; do :; done; }
 
 # no-proc-sys: /proc/sys is empty
 condition_no-proc-sys() { mount -t tmpfs -o ro lockdown /proc/sys; }
+
+# masked-sys: a path of /sys is masked
+condition_masked-sys() { mount -t tmpfs -o ro lockdown /sys/firmware; }
+
+# sys-ro: /sys is read-only
+condition_sys-ro() { mount -o remount,bind,ro /sys; }
+
+# no-sys: nothing is mounted at /sys
+condition_no-sys() { umount -R /sys; }
 
 # hidepid: /proc shows the processes of the user alone
 condition_hidepid() { mount -o remount,hidepid=2 /proc; }
@@ -315,16 +345,17 @@ condition_xdg-missing() { runtime=missing; }
 # xdg-wrong-owner: XDG_RUNTIME_DIR belongs to root
 condition_xdg-wrong-owner() { runtime=foreign; }
 
-# no-bus: XDG_RUNTIME_DIR has no bus, and there is no systemd
-condition_no-bus() { runtime=ready; }
+# no-systemd: XDG_RUNTIME_DIR has no bus, and the machine was not booted with systemd
+condition_no-systemd() { [[ ! -d /run/systemd ]] || mount -t tmpfs -o mode=755 lockdown /run/systemd; }
+
+# no-bus: XDG_RUNTIME_DIR has no bus, though the machine has a systemd (a directory says so)
+condition_no-bus() { own_systemd; }
 
 # no-linger: a session with a bus, and no lingering
 condition_no-linger() {
     runtime=bus
+    own_systemd
     [[ ! -d /var/lib/systemd ]] || mount -t tmpfs -o mode=755 lockdown /var/lib/systemd
-    mkdir -p /run/systemd
-    mount -t tmpfs -o mode=755 lockdown /run/systemd
-    mkdir /run/systemd/system
 }
 
 # logout-kills: as no-linger, and KillUserProcesses=yes
@@ -339,6 +370,9 @@ condition_logout-kills() {
 # ro-home: the home directory is read-only
 condition_ro-home() { mount --bind "$home" "$home"; mount -o remount,bind,ro "$home"; }
 
+# home-private: the home directory is open to the user alone
+condition_home-private() { mount -t tmpfs -o "mode=700,uid=$uid,gid=$gid" lockdown "$home"; }
+
 # no-home: HOME is somebody else's
 condition_no-home() { home=/root; }
 
@@ -352,17 +386,17 @@ condition_home-noxattr() { mount -t ramfs lockdown "$home"; chown "$uid:$gid" "$
 condition_home-noexec() { mount --bind "$home" "$home"; mount -o remount,bind,noexec,nosuid,nodev "$home"; }
 
 # home-quota: the home directory has room for 16 MiB and 300 files
-condition_home-quota() { mount -t tmpfs -o "size=16m,nr_inodes=300,uid=$uid,gid=$gid,mode=700" lockdown "$home"; }
+condition_home-quota() { mount -t tmpfs -o "size=16m,nr_inodes=300,uid=$uid,gid=$gid,mode=755" lockdown "$home"; }
 
 # home-bytes: the home directory is full
 condition_home-bytes() {
-    mount -t tmpfs -o "size=64k,uid=$uid,gid=$gid,mode=700" lockdown "$home"
+    mount -t tmpfs -o "size=64k,uid=$uid,gid=$gid,mode=755" lockdown "$home"
     head -c 1M /dev/zero >"$home/full" 2>/dev/null || true
 }
 
 # home-inodes: the home directory can have no more files
 condition_home-inodes() {
-    mount -t tmpfs -o "size=1m,nr_inodes=8,uid=$uid,gid=$gid,mode=700" lockdown "$home"
+    mount -t tmpfs -o "size=1g,nr_inodes=8,uid=$uid,gid=$gid,mode=755" lockdown "$home"
     local number=0
     while : 2>/dev/null >"$home/$number"; do number=$((number + 1)); done
 }

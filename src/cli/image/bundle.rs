@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
-use super::{enter, find, is_foreign, missing, notes_of_copy, print};
+use super::{enter, find, is_foreign, missing, notes_of_copy, print, require_owners};
 use crate::cli::Global;
 use crate::cli::size::human;
 use crate::error::{Doing, Error, Result};
@@ -63,7 +63,10 @@ pub(super) fn bundle(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let image = store
         .image(&args.name)?
         .ok_or_else(|| missing(&args.name))?;
-    let facts = HostFacts::probe();
+    let facts = global.facts()?;
+    if !is_foreign(&store)? {
+        require_owners(&image, &facts).map_err(within)?;
+    }
     let owners = owners(&store, &image, &facts)?;
     let converted = converted(&store, &image, &args.args, &owners).map_err(within)?;
     let place = Place::find(&args.directory).map_err(within)?;

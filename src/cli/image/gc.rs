@@ -6,7 +6,6 @@ use super::{Format, enter, own_store_if_there, print};
 use crate::cli::size::human;
 use crate::cli::{Global, show::pretty};
 use crate::error::Result;
-use crate::host::HostFacts;
 use crate::image::store::gc::{self as garbage, Garbage};
 
 /// Remove what no image and no container needs
@@ -46,7 +45,7 @@ pub(super) fn gc(global: &Global, args: &Args) -> Result<u8> {
             let _lock = store.lock_exclusive()?;
             let found = garbage::find(&store)?;
             if found.has_trees() {
-                enter(global, &HostFacts::probe())?;
+                enter(global, &global.facts()?)?;
             }
             let bytes = garbage::usage(&store, &found)?;
             if !args.dry_run {

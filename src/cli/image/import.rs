@@ -4,7 +4,6 @@ use super::progress::{Bars, Lines, Quiet};
 use super::{enter, own_store, print};
 use crate::cli::{Global, size};
 use crate::error::{Error, Result};
-use crate::host::HostFacts;
 use crate::image::import::{Imported, Progress, Request};
 use crate::image::source::{Platform, Reference, Source};
 use crate::image::store::check_name;
@@ -88,15 +87,17 @@ impl Args {
 
 /// Does what `image import` asks.
 pub(super) fn import(global: &Global, args: &Args, log: &Log) -> Result<u8> {
-    let imported =
+    let (imported, note) =
         run(global, args).map_err(|e| e.within(format!("cannot import {:?}", args.source)))?;
-    log.notes(&[imported.image.notes.clone(), replaced(&imported)].concat());
+    let place = Vec::from_iter(note);
+    log.notes(&[place, imported.image.notes.clone(), replaced(&imported)].concat());
     let image = imported.image;
     print(&format!("{} {}\n", image.manifest, image.name))?;
     Ok(0)
 }
 
-fn run(global: &Global, args: &Args) -> Result<Imported> {
+/// What was imported, and what there is to say of where.
+fn run(global: &Global, args: &Args) -> Result<(Imported, Option<Note>)> {
     let reference = Reference::parse(&args.source)?;
     if let Some(name) = &args.name {
         check_name(name)?;
@@ -106,8 +107,8 @@ fn run(global: &Global, args: &Args) -> Result<Imported> {
         None => Platform::host(),
     };
     let limits = args.limits();
-    let facts = HostFacts::probe();
-    let store = own_store(global)?;
+    let facts = global.facts()?;
+    let (store, note) = own_store(global)?;
     let _lock = store.lock_shared()?;
     let request = Request {
         source: Source::open(&reference, &limits, Some(store.directory()))?,
@@ -128,7 +129,7 @@ fn run(global: &Global, args: &Args) -> Result<Imported> {
         Some(bars) => bars,
         None => &mut lines,
     };
-    importing::import(&store, &request, progress)
+    importing::import(&store, &request, progress).map(|imported| (imported, note))
 }
 
 /// What has to be so of this process before it has threads.

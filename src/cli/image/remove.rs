@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use super::{enter, missing, own_store_if_there};
 use crate::cli::Global;
 use crate::error::{Error, Result};
-use crate::host::HostFacts;
 use crate::image::{containers, remove as removing};
 
 /// Remove images
@@ -78,7 +77,7 @@ fn remove_changes(global: &Global, ids: &[String]) -> Result<u8> {
         }
     }
     if !paths.is_empty() {
-        enter(global, &HostFacts::probe())?;
+        enter(global, &global.facts()?)?;
     }
     for path in paths {
         let removed = removing::tree(store.directory().as_fd(), path.as_ref());

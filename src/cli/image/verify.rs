@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::{Format, enter, missing, print, stores};
 use crate::cli::{Global, show::pretty};
 use crate::error::{Error, Result};
-use crate::host::HostFacts;
 use crate::image::store::verify::{self as compare, Finding};
 use crate::image::store::{ImageRecord, ImageStore};
 use crate::log::Log;
@@ -69,7 +68,7 @@ pub(super) fn verify(global: &Global, args: &Args, log: &Log) -> Result<u8> {
     let mut copied = false;
     for (store, images) in &all {
         if !store.is_readonly() {
-            enter(global, &HostFacts::probe())?;
+            enter(global, &global.facts()?)?;
         }
         let _lock = store.lock_shared()?;
         let mut known = BTreeMap::new();

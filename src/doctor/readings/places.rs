@@ -7,7 +7,7 @@ use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::image::probe::name_of;
-use crate::image::store::ImageStore;
+use crate::image::store;
 use crate::{state, sys};
 
 /// Filesystems of the network: files of other ids, attributes and locks are the server's to allow.
@@ -71,8 +71,8 @@ impl Places {
         let home = home.filter(|path| path.is_absolute());
         let store = store
             .map(Path::to_owned)
-            .or_else(|| ImageStore::default_path().ok());
-        let state = state::place(root);
+            .or_else(|| store::Place::find(None).ok().map(|place| place.path));
+        let state = state::place::of(root);
         let opened = state::Store::open(root).err();
         let state = state.ok().map(|path| Place::read(&path));
         let cannot_make = state.as_ref().and_then(|place| {

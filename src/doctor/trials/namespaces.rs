@@ -48,8 +48,10 @@ pub(super) fn try_all(
                 Outer::SingleId { .. } => false,
                 Outer::Current => facts.setgroups_allowed,
                 Outer::Helpers { .. } => true,
+                Outer::OneLevel { helpers } => helpers.is_some(),
             };
-            let written = userns::write_maps(waiting.child.pid, &maps.0, &maps.1, setgroups);
+            let maps = (&maps.0[..], &maps.1[..]);
+            let written = userns::map_container(outer, waiting.child.pid, maps, setgroups);
             if report.trial(Trial::Maps, Step::IdMap, written).is_some() {
                 waiting.go();
             }
@@ -86,7 +88,7 @@ fn maps(outer: &Outer, facts: &HostFacts) -> (Vec<IdMapping>, Vec<IdMapping>) {
         }]
     };
     match outer {
-        Outer::Current => usual_maps(facts),
+        Outer::Current | Outer::OneLevel { .. } => usual_maps(facts),
         Outer::SingleId { uid, gid } => (laid_over(&one(*uid)), laid_over(&one(*gid))),
         Outer::Helpers { uids, gids, .. } => (laid_over(uids), laid_over(gids)),
     }

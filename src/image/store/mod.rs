@@ -1,6 +1,6 @@
 //! The store of images: layers unpacked once, by chain id; manifests and configs by digest; images by name.
 //!
-//! `$XDG_DATA_HOME/lodger`, else `~/.local/share/lodger`; another one with `--store DIR`. Beneath it:
+//! `$XDG_DATA_HOME/lodger`, else `~/.local/share/lodger` ([`Place`]); another one with `--store DIR`. Beneath it:
 //! `images/NAME.json` (what a name means), `layers/CHAIN/` (`root/` and `layer.json`), `blobs/ALGORITHM/HEX`,
 //! `containers/` and `kept/` (see [`super::containers`]), `tmp/` (work in progress) and `lock`. All is 0700 and 0600, the caller's alone, and reached by fd. A store of
 //! somebody else can be read (`--store-ro DIR`): nothing in it is changed, not even a lock file.
@@ -23,11 +23,13 @@ use crate::sys::defence::{Defence, is_on};
 
 pub mod gc;
 mod layer;
+mod place;
 mod record;
 mod tree;
 pub mod verify;
 
 pub use layer::{Claim, LayerId, LayerRecord, Work};
+pub use place::{Place, Unusable};
 pub use record::{ImageRecord, check_name};
 pub use tree::{Listing, Moment, list};
 
@@ -64,30 +66,25 @@ pub struct StoreLock {
 }
 
 impl ImageStore {
-    /// `$XDG_DATA_HOME/lodger`, else `$HOME/.local/share/lodger` (XDG Base Directory Specification: a relative path counts as
-    /// none).
-    ///
-    /// # Errors
-    /// Neither variable helps.
-    pub fn default_path() -> Result<PathBuf> {
-        let absolute = |name| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        usual_path(absolute("XDG_DATA_HOME"), absolute("HOME"))
-    }
-
     /// Opens the store at `path`, and makes it where it is missing.
     ///
     /// # Errors
     /// It cannot be made, or is not the caller's alone.
     pub fn open_or_make(path: &Path) -> Result<Self> {
+        Self::open_or_make_at(path, false)
+    }
+
+    /// As [`ImageStore::open_or_make`]; `shared`: in a directory where everybody may make one, so that nothing about it may be
+    /// out of the ordinary.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_or_make_at(path: &Path, shared: bool) -> Result<Self> {
         let path = absolute(path)?;
         if let Some(parent) = path.parent() {
             state::make_parents(parent)?;
         }
-        let fd = state::open_or_make_own(&path, false, STORE)?;
+        let fd = state::open_or_make_own(&path, shared, STORE)?;
         let store = Self {
             fd,
             path,
@@ -477,16 +474,6 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     }
     std::path::absolute(path)
         .map_err(|error| Error::new(format!("cannot tell where {path:?} is")).because(error))
-}
-
-fn usual_path(data: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf> {
-    data.or_else(|| home.map(|home| home.join(".local/share")))
-        .map(|data| data.join("lodger"))
-        .ok_or_else(|| {
-            Error::new("cannot tell where the image store is")
-                .because("neither XDG_DATA_HOME nor HOME is an absolute path")
-                .hint("name a directory with --store DIR, or with LODGER_STORE")
-        })
 }
 
 #[cfg(test)]

@@ -72,21 +72,6 @@ fn new_store() -> (tempfile::TempDir, ImageStore) {
 }
 
 #[test]
-fn the_usual_place_is_where_the_xdg_specification_says() {
-    let path = |text: &str| Some(PathBuf::from(text));
-    assert_eq!(
-        usual_path(path("/data"), path("/home/a")).unwrap(),
-        Path::new("/data/lodger")
-    );
-    assert_eq!(
-        usual_path(None, path("/home/a")).unwrap(),
-        Path::new("/home/a/.local/share/lodger")
-    );
-    let error = usual_path(None, None).unwrap_err();
-    assert!(error.hints().unwrap().contains("--store"), "{error}");
-}
-
-#[test]
 fn all_of_it_is_the_owners_alone() {
     let (_directory, store) = new_store();
     let layer = add_layer(&store, "one");
