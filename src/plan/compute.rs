@@ -10,9 +10,9 @@ use super::namespaces::{self, Namespaces};
 use super::net_devices::net_devices;
 use super::time_offsets::time_offsets;
 use super::{
-    Choices, FakeRoot, Hooks, IdMapping, Ids, Namespace, Note, Plan, Propagation,
-    PropagationKind, Role, Root, UserNamespace, annotations, attributes, cgroup, devices, labels,
-    process, resctrl, sysctl,
+    Choices, FakeRoot, Hooks, IdMapping, Ids, Namespace, Note, Plan, Propagation, PropagationKind,
+    Role, Root, UserNamespace, annotations, attributes, cgroup, devices, labels, process, resctrl,
+    sysctl,
 };
 use crate::bundle::{Bundle, Problem};
 use crate::host::HostFacts;

@@ -27,9 +27,7 @@ mod report;
 mod status;
 mod usage;
 
-pub(crate) use directory::{
-    Purpose, make_parents, open_foreign, open_or_make_own, open_own,
-};
+pub(crate) use directory::{Purpose, make_parents, open_foreign, open_or_make_own, open_own};
 use full::because_full;
 pub(crate) use full::because_full_of;
 
