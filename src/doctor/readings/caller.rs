@@ -64,7 +64,7 @@ impl Caller {
             caller.name.clone_from(&facts.user_name);
             caller.in_user_namespace = facts.in_user_namespace;
         }
-        caller.is_mapped = map.is_empty() || map.iter().any(|line| line.has(caller.uid));
+        caller.is_mapped = !caller.in_user_namespace || map.iter().any(|line| line.has(caller.uid));
         caller
     }
 }

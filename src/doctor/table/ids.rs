@@ -336,7 +336,7 @@ fn failed(readings: &Readings) -> Option<Found> {
     let explained: [fn(&Readings) -> Option<Found>; 4] =
         [no_new_privileges, nosuid, no_privilege, bounding_set];
     let proc = readings.mounts.as_ref().map(|mounts| &mounts.proc);
-    let read_only = proc == Some(&Seen::ReadOnly);
+    let read_only = matches!(proc, Some(Seen::ReadOnly | Seen::Nowhere));
     if read_only || explained.iter().any(|look| look(readings).is_some()) {
         return None;
     }

@@ -215,7 +215,7 @@ fn sys_none(readings: &Readings) -> Option<Found> {
 fn sys_refused(readings: &Readings, seen: String) -> Option<Found> {
     readings.failed(&[Trial::Sysfs])?;
     Found::new(
-        Weight::Costs,
+        Weight::Reduces,
         format!("{seen}: the kernel makes no new sysfs in a container"),
         "containers have no sysfs of their own: --proc=auto binds this one, with a note",
         "lodger --proc=auto run …; or leave the mount of /sys out of config.json",

@@ -83,6 +83,7 @@ pub(super) fn make(readings: &mut Readings, place: Option<&Path>) -> Result<()> 
     // Whether what is there does not work is what is to be found out.
     let mut hopeful = facts.clone();
     hopeful.helper_obstacle = None;
+    hopeful.few_user_namespaces = None;
     let mut outer = plan::idmap::outer(&hopeful);
     let mut retries = 0;
     loop {
