@@ -7,7 +7,7 @@ use super::attributes;
 use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::host::{Revealing, listed, parse_mountinfo, too_revealing};
-use crate::plan::{Attributes, Layers, joined_layers};
+use crate::plan::{Attributes, Layers, Mount, Note, UNMASK, joined_layers, sys_note};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::mount as kernel;
@@ -154,6 +154,52 @@ fn by_path(layers: &Layers, given: &Given<'_>) -> sys::Result<OwnedFd> {
     finish(context, "overlay", given)
 }
 
+/// The host's sysfs, read-only, where the kernel refuses (`refused`) a new one because the host's is masked; nothing is seen in it
+/// that the caller does not see. Any other refusal stays one.
+pub(super) fn sys_instead(
+    mount: &Mount,
+    given: &Given<'_>,
+    refused: Error,
+    notes: &mut Vec<Note>,
+) -> Result<OwnedFd> {
+    let by_the_kernel = refused
+        .origin()
+        .is_some_and(|o| o.errno == nix::libc::EPERM);
+    let Revealing::Covered(places) = seen("sysfs") else {
+        return Err(refused);
+    };
+    if !by_the_kernel {
+        return Err(refused);
+    }
+    let what = || "cannot bind the host's /sys instead".to_owned();
+    let path = Path::new("/sys");
+    let place = kernel::open_path(path).doing(what)?;
+    let tree = kernel::clone_tree(&place, true, path).doing(what)?;
+    let asked = given
+        .attributes
+        .iter()
+        .fold(0, |all, attributes| all | attributes::bits(attributes));
+    // The access time option of the host's may be locked.
+    let set = (asked & !kernel::MOUNT_ATTR__ATIME) | kernel::MOUNT_ATTR_RDONLY;
+    kernel::set_attributes(&tree, true, set, 0, 0).doing(what)?;
+    let why = format!(
+        "the kernel makes no new one where the host's is covered by mounts on {}",
+        listed(&places)
+    );
+    let code = Revealing::Covered(places).code("sysfs").unwrap_or_default();
+    notes.push(sys_note(&mount.property, &why, UNMASK).code(code));
+    Ok(tree)
+}
+
+/// What is seen of a filesystem of which there are mounts already.
+fn seen(fstype: &str) -> Revealing {
+    let table = sys::path::read_regular(Path::new("/proc/self/mountinfo"), MOUNT_TABLE_LIMIT);
+    let mut mounts = table.map_or_else(|_| Vec::new(), |text| parse_mountinfo(&text));
+    // What this process has mounted itself, the kernel does not mind.
+    mounts.retain(|mount| kernel::staging_place() != Some(&mount.mount_point));
+    too_revealing(&mounts, fstype)
+}
+
 /// The kernel makes a new procfs or sysfs for a user namespace only where one can be seen that shows as much.
 fn explain_refusal(error: Error, fstype: &str) -> Error {
     let (place, step) = match fstype {
@@ -163,11 +209,7 @@ fn explain_refusal(error: Error, fstype: &str) -> Error {
         "binfmt_misc" => return error.hint("a user namespace may mount it since Linux 6.7"),
         _ => return error,
     };
-    let table = sys::path::read_regular(Path::new("/proc/self/mountinfo"), MOUNT_TABLE_LIMIT);
-    let mut mounts = table.map_or_else(|_| Vec::new(), |text| parse_mountinfo(&text));
-    // What this process has mounted itself, the kernel does not mind.
-    mounts.retain(|mount| kernel::staging_place() != Some(&mount.mount_point));
-    let revealing = too_revealing(&mounts, fstype);
+    let revealing = seen(fstype);
     let code = revealing.code(fstype);
     let instead = match revealing {
         Revealing::Covered(_) | Revealing::Readonly => {

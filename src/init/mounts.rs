@@ -115,7 +115,12 @@ fn detached(mount: &Mount, sources: &[OwnedFd], notes: &mut Vec<Note>) -> Result
                 options,
                 attributes: wanted,
             };
-            filesystem::new(fstype, &given)
+            match filesystem::new(fstype, &given) {
+                Err(refused) if fstype == "sysfs" => {
+                    filesystem::sys_instead(mount, &given, refused, notes)
+                }
+                made => made,
+            }
         }
         MountSource::Overlay {
             layers,

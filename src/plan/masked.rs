@@ -69,17 +69,11 @@ impl Planner<'_> {
             return self.new_filesystem("sysfs");
         };
         self.options.recursive.set(Attribute::Ro);
-        let note = Note::new(
-            format!("{}/type", self.property),
-            format!(
-                "the host's /sys is bound, read-only, with what is mounted over it: {why}. It shows the host's network devices, \
-                 and not the container's"
-            ),
-            match reading {
-                Some(Revealing::Readonly) => "add \"ro\" to the options of the mount",
-                _ => UNMASK,
-            },
-        );
+        let remedy = match reading {
+            Some(Revealing::Readonly) => "add \"ro\" to the options of the mount",
+            _ => UNMASK,
+        };
+        let note = sys_note(&self.property, &why, remedy);
         self.notes.push(note.code(code));
         self.bound("/sys")
     }
@@ -120,6 +114,18 @@ impl Planner<'_> {
     }
 }
 
+/// What is said of a sysfs that stands in for one that the kernel refuses: `property` is the mount's, `why` a clause.
+pub(crate) fn sys_note(property: &str, why: &str, remedy: &str) -> Note {
+    Note::new(
+        format!("{property}/type"),
+        format!(
+            "the host's /sys is bound, read-only, with what is mounted over it: {why}. It shows the host's network devices, \
+             and not the container's"
+        ),
+        remedy,
+    )
+}
+
 /// Who can have a whole one seen.
-const UNMASK: &str = "have the container around this one started without masks (docker: --security-opt \
+pub(crate) const UNMASK: &str = "have the container around this one started without masks (docker: --security-opt \
                       systempaths=unconfined; podman: --security-opt unmask=ALL)";

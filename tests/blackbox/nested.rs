@@ -198,17 +198,39 @@ fn the_mounts_that_forbid_a_new_procfs_or_sysfs_are_named() {
         "{covered:#?}"
     );
     assert!(covered.err.contains("--proc=auto"), "{covered:#?}");
-    let covered = run(&own_user_namespace(), "mount -t tmpfs none /sys/kernel");
-    let covered = covered.fails(1, "covered by mounts on \"/sys/kernel\"; have");
-    assert!(
-        covered.err.contains("  code: LDG-SYS-MASKED\n"),
-        "{covered:#?}"
-    );
     // A directory that is there to be mounted on hides nothing.
     if fs::exists("/proc/sys/fs/binfmt_misc").unwrap() {
         let prepare = "mount -t tmpfs none /proc/sys/fs/binfmt_misc";
         assert_eq!(run(&own_user_namespace(), prepare).ok(), "ran\n");
     }
+}
+
+/// The host's own, and not to be written to, stands in for a sysfs that shows too much; with its masks.
+#[test]
+fn the_hosts_sys_stands_in_where_it_is_masked() {
+    lodger_only!("a user namespace around the runtime");
+    let mut fixture = Fixture::with_own_root();
+    let namespaces = fixture.config["linux"]["namespaces"].as_array_mut();
+    namespaces.unwrap().push(json!({"type": "user"}));
+    fixture.unmount("/sys").unmount("/sys/fs/cgroup");
+    let options = json!(["nosuid", "noexec"]);
+    fixture.mount(
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": options}),
+    );
+    fixture.sh("ls -A /sys/kernel; touch /sys/fs/x; while read -r a b c d e f g; do case $e in /sys | /sys/kernel) echo \"$e $f\" ;; esac; done </proc/self/mountinfo");
+    let masked = "mount -t tmpfs none /sys/kernel";
+    let ran = nested(&fixture, &[], masked, &["run", "c"]).exits(0);
+    for (line, path) in ran.out.lines().zip(["/sys ", "/sys/kernel "]) {
+        let flags = line.strip_prefix(path);
+        let flags = flags.unwrap_or_else(|| panic!("{ran:#?}"));
+        assert!(flags.starts_with("ro,nosuid"), "{ran:#?}");
+        assert!(flags.contains("noexec"), "{ran:#?}");
+    }
+    assert_eq!(ran.out.lines().count(), 2, "{ran:#?}");
+    assert!(ran.err.contains("Read-only file system"), "{ran:#?}");
+    let said = "covered by mounts on \"/sys/kernel\". It shows the host's network devices";
+    assert!(ran.err.contains(said), "{ran:#?}");
+    assert!(ran.err.contains("  code: LDG-SYS-MASKED\n"), "{ran:#?}");
 }
 
 #[test]
