@@ -71,7 +71,7 @@ pub(super) fn beneath(entries: &[Entry], top: u64) -> Vec<&Entry> {
     let of_tree = || entries.iter().filter(|entry| tree.contains(&entry.id));
     // On top of it, or on a directory that leads to it without being on the way.
     let covers = |other: &Entry, entry: &Entry| match other.point == entry.point {
-        true => is_above(entries, entry.id, other),
+        true => other.id != entry.id && is_above(entries, entry.id, other),
         false => entry.point.starts_with(&other.point) && !is_above(entries, other.id, entry),
     };
     of_tree()
