@@ -181,10 +181,12 @@ impl Walk<'_> {
                     return Ok(None);
                 }
             }
-            FileType::Directory if !is_last || as_directory => {
+            FileType::Directory if !is_last => {
                 self.passed.enter(found);
                 return Ok(None);
             }
+            // Whoever may search nothing in it may still have it opened.
+            FileType::Directory => {}
             _ if !is_last || as_directory => return Err(Errno::NOTDIR),
             _ => {}
         }

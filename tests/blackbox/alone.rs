@@ -8,6 +8,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::admin_lab::source;
+use crate::base::tidy;
 use crate::harness::{Ran, copy_program, lodger_only, runtime_binary, skip, spawn, which};
 
 /// The other release's root filesystem, in which ann has a home with lodger in it, and a bundle. It is entered as root of a user
@@ -117,7 +118,7 @@ impl Drop for Release {
         command
             .args(["--user", "--map-root-user", "--map-auto", "rm", "-rf"])
             .arg(self.path("home"));
-        let _ran = spawn(&mut command, b"").wait();
+        tidy(|| drop(spawn(&mut command, b"").wait()));
     }
 }
 

@@ -74,3 +74,14 @@ pub(crate) fn subordinate_range(file: &str) -> Option<(u32, u32)> {
     let (start, count) = line.split_once(':')?;
     Some((start.parse().ok()?, count.parse().ok()?))
 }
+
+/// Cleans up in a destructor: what panics here fails this test; where a panic is on its way already, a second one would
+/// end the whole executable, and with it the results of all other tests.
+pub(crate) fn tidy(work: impl FnOnce()) {
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    if let Err(panic) = ended
+        && !std::thread::panicking()
+    {
+        std::panic::resume_unwind(panic);
+    }
+}

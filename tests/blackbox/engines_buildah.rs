@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::base::tidy;
 use crate::engines_lab::{Engines, IMAGE, engines, shown};
 use crate::harness::{Ran, spawn};
 
@@ -34,7 +35,7 @@ impl<'a> Working<'a> {
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {
-        buildah(self.engines, &["rm", &self.name]);
+        tidy(|| drop(buildah(self.engines, &["rm", &self.name])));
     }
 }
 

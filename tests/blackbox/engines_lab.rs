@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::fs::statfs;
 use serde_json::Value;
 
+use crate::base::tidy;
 use crate::harness::{Ran, Running, copy_program, peer, runtime_binary, skip, spawn, which};
 
 /// The image of these tests: busybox.
@@ -284,9 +285,6 @@ impl Drop for Engines {
         }
         let mut args = vec!["rm", "--force", "--ignore", "--time", "0"];
         args.extend(names.iter().map(String::as_str));
-        let ran = self.podman(&args);
-        if ran.code != 0 && !std::thread::panicking() {
-            panic!("{ran:#?}");
-        }
+        tidy(|| drop(self.podman(&args).exits(0)));
     }
 }

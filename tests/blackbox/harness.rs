@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::base::base_config;
+use crate::base::{base_config, tidy};
 
 /// How long one command, or one condition, may take: only against a hang, and so enough for a machine with much else to do.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -438,24 +438,27 @@ impl Fixture {
         self.runtime(&["run", "-d", id]).ok();
         self.wait_status(id, "running");
     }
-}
 
-impl Drop for Fixture {
-    fn drop(&mut self) {
+    /// Deletes its containers.
+    fn delete_all(&self) {
         let mut report = String::new();
         for id in self.ids.take() {
             // An id may read as an option.
             let mut command = self.command(&["delete", "--force", "--", &id]);
-            // Without a panic, which would end all tests where this is part of another one.
+            // All of them, whatever comes of the first.
             match spawn(&mut command, b"").wait_at_most(LIMIT) {
                 Some(ran) if ran.code == 0 => {}
                 Some(ran) => drop(writeln!(report, "delete --force {id}: {}", ran.err)),
                 None => drop(writeln!(report, "delete --force {id} did not end")),
             }
         }
-        if !report.is_empty() && !std::thread::panicking() {
-            panic!("{report}");
-        }
+        assert!(report.is_empty(), "{report}");
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        tidy(|| self.delete_all());
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::base::tidy;
 use crate::harness::{Fixture, Ran, lodger_only, spawn};
 use crate::tarball::{Header, Tar, docker_archive};
 
@@ -121,10 +122,12 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.lodger(&["image", "remove", "--changes", "c"]);
-        self.lodger(&["image", "remove", "i"]);
-        // Files of subordinate ids are not hers to remove in any other way.
-        self.lodger(&["image", "gc"]);
+        tidy(|| {
+            self.lodger(&["image", "remove", "--changes", "c"]);
+            self.lodger(&["image", "remove", "i"]);
+            // Files of subordinate ids are not hers to remove in any other way.
+            self.lodger(&["image", "gc"]);
+        });
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::base::tidy;
 use crate::harness::{LIMIT, Ran, runtime_binary, spawn};
 
 /// The OCI layout with the images; `None` where they could not be made.
@@ -191,7 +192,7 @@ impl Images {
 impl Drop for Images {
     fn drop(&mut self) {
         // What is in a layer belongs to subordinate ids.
-        within(&["sh", "-c", "rm -rf \"$0\"/*", &self.word("")]);
+        tidy(|| drop(within(&["sh", "-c", "rm -rf \"$0\"/*", &self.word("")])));
     }
 }
 

@@ -10,6 +10,7 @@ use std::process::Command;
 use lodger::image::Digest;
 use serde_json::{Value, json};
 
+use crate::base::tidy;
 use crate::harness::{Fixture, Ran, lodger_only, spawn};
 use crate::weak::{Outcome, held_by};
 
@@ -167,7 +168,7 @@ impl Layout {
 impl Drop for Layout {
     fn drop(&mut self) {
         for args in [&["image", "remove", "it"][..], &["image", "gc"]] {
-            self.lodger(&args.iter().map(OsStr::new).collect::<Vec<_>>());
+            tidy(|| drop(self.lodger(&args.iter().map(OsStr::new).collect::<Vec<_>>())));
         }
     }
 }

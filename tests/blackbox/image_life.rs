@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::base::tidy;
 use crate::harness::{Fixture, Ran, lodger_only, runtime_binary, spawn, wait_for};
 
 /// A small image in a store of its own.
@@ -78,6 +79,12 @@ impl Images {
 
 impl Drop for Images {
     fn drop(&mut self) {
+        tidy(|| self.remove_all());
+    }
+}
+
+impl Images {
+    fn remove_all(&self) {
         let state = self.fixture.path("state");
         for entry in fs::read_dir(&state).into_iter().flatten().flatten() {
             let id = entry.file_name().into_string().unwrap();

@@ -8,6 +8,7 @@ use lodger::image::Digest;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 
+use crate::base::tidy;
 use crate::harness::{Fixture, Ran, lodger_only, spawn};
 use crate::weak::{Outcome, held_by};
 
@@ -106,7 +107,7 @@ impl Drop for Image {
             &["image", "remove", "i"],
             &["image", "gc"],
         ] {
-            self.lodger(args);
+            tidy(|| drop(self.lodger(args)));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use lodger::image::Digest;
 use serde_json::{Value, json};
 
+use crate::base::tidy;
 use crate::harness::{Fixture, Ran, spawn};
 
 /// A store of its own, and places to make images in.
@@ -180,10 +181,12 @@ impl Lab {
 impl Drop for Lab {
     /// What subordinate ids own is not hers to remove in any other way.
     fn drop(&mut self) {
-        for name in self.names("images") {
-            let _ = fs::remove_file(self.path("store/images").join(name));
-        }
-        self.image(&["gc"]);
+        tidy(|| {
+            for name in self.names("images") {
+                let _ = fs::remove_file(self.path("store/images").join(name));
+            }
+            self.image(&["gc"]);
+        });
     }
 }
 

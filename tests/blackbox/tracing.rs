@@ -8,7 +8,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Ran, Running, spawn, wait_for};
+use crate::base::tidy;
+use crate::harness::{Ran, Running, send_signal, spawn, wait_for};
 
 const STRACE: &str = "/usr/bin/strace";
 
@@ -216,7 +217,7 @@ impl Drop for Stopped {
     fn drop(&mut self) {
         // A test that fails: what is stopped holds the container's lock, also when its tracer has gone.
         if self.strace.take().is_some() && process_state(self.stopped).is_some() {
-            crate::harness::send_signal(self.stopped, "KILL");
+            tidy(|| send_signal(self.stopped, "KILL"));
         }
     }
 }
