@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Step;
-use crate::error::Origin;
+use crate::error::{Origin, shell_word};
 use crate::host::{CgroupReading, HostFacts};
 use crate::sys::invalid::Call;
 
@@ -264,6 +264,11 @@ impl Readings {
             uid.map_or_else(|| "USER".to_owned(), |uid| uid.to_string())
         };
         name.unwrap_or_else(uid)
+    }
+
+    /// As [`Self::name`], as a word of a shell.
+    pub fn name_in_shell(&self) -> String {
+        shell_word(&self.name())
     }
 
     /// Whether some user namespace can be made, with however few ids.

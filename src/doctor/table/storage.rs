@@ -1,9 +1,12 @@
 //! Where images, containers and their state are kept.
 
+use std::path::Path;
+
 use super::{Found, Row, errno_name};
 use crate::doctor::finding::{Area, Weight, Who};
 use crate::doctor::readings::{Place, Readings, Trial};
 use crate::doctor::step::Step;
+use crate::error::shell_word;
 
 /// Below that there is no room for an image worth the name, in bytes.
 const FEW_BYTES: u64 = 256 << 20;
@@ -49,6 +52,10 @@ pub(super) const ROWS: [Row; 11] = [
     row("LDG-HOME-NETWORK", Who::You, network),
 ];
 
+fn in_shell(path: &Path) -> String {
+    shell_word(&path.display().to_string())
+}
+
 fn store(readings: &Readings) -> Option<&Place> {
     readings.places.as_ref()?.store.as_ref()
 }
@@ -65,7 +72,7 @@ fn unreachable(readings: &Readings) -> Option<Found> {
             closed.target.display()
         ),
         "a container whose root is another id than yours (linux.uidMappings) does not get to a root filesystem or volume there",
-        format!("chmod o+x {directory}"),
+        format!("chmod o+x {}", in_shell(&closed.directory)),
     )
 }
 
@@ -162,7 +169,10 @@ fn inodes(readings: &Readings) -> Option<Found> {
         Weight::Costs,
         format!("{place} has {free} inodes left, of which every file takes one"),
         "images with many files cannot be unpacked there (ENOSPC, EDQUOT)",
-        format!("lodger image gc; du --inodes -d1 {place} | sort -n | tail"),
+        format!(
+            "lodger image gc; du --inodes -d1 {} | sort -n | tail",
+            in_shell(&store.nearest)
+        ),
     )
 }
 
@@ -183,7 +193,10 @@ fn bytes(readings: &Readings) -> Option<Found> {
         Weight::Costs,
         format!("{place} ({}) {left}", store.filesystem),
         "larger images cannot be unpacked there (ENOSPC, EDQUOT)",
-        format!("lodger image gc; quota -s; du -sh {place}/* | sort -h | tail"),
+        format!(
+            "lodger image gc; quota -s; du -sh {}/* | sort -h | tail",
+            in_shell(&store.nearest)
+        ),
     )
 }
 
