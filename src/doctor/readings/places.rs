@@ -64,14 +64,42 @@ pub struct Places {
     pub no_state: Option<String>,
 }
 
+/// Whose turn it is while all are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Turn {
+    /// `$HOME`.
+    Home,
+    /// The store of images.
+    Store,
+    /// The state of containers.
+    State,
+    /// All were read.
+    Done,
+}
+
 impl Places {
     /// Looks at all three; `store` and `root` are those that were named.
     pub(super) fn read(store: Option<&Path>, root: Option<&Path>) -> Self {
+        Self::read_in_turns(store, root, |_| ())
+    }
+
+    /// As [`Self::read`]; `tell` is told what comes next.
+    pub(in crate::doctor) fn read_in_turns(
+        store: Option<&Path>,
+        root: Option<&Path>,
+        tell: impl Fn(Turn),
+    ) -> Self {
+        tell(Turn::Home);
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let home = home.filter(|path| path.is_absolute());
+        let home = home.map(|path| Place::read(&path));
+        tell(Turn::Store);
         let store = store
             .map(Path::to_owned)
             .or_else(|| store::Place::find(None).ok().map(|place| place.path));
+        let store = store.map(|path| Place::read(&path));
+        tell(Turn::State);
         let state = state::place::of(root);
         let opened = state::Store::open(root).err();
         let state = state.ok().map(|path| Place::read(&path));
@@ -81,8 +109,8 @@ impl Places {
             })
         });
         Self {
-            home: home.map(|path| Place::read(&path)),
-            store: store.map(|path| Place::read(&path)),
+            home,
+            store,
             no_state: opened.map(|error| error.message()).or(cannot_make),
             state,
         }

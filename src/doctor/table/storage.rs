@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Found, Row, errno_name};
 use crate::doctor::finding::{Area, Weight, Who};
-use crate::doctor::readings::{Place, Readings, Trial};
+use crate::doctor::readings::{Place, Readings, Trial, Turn};
 use crate::doctor::step::Step;
 use crate::error::shell_word;
 
@@ -32,7 +32,8 @@ const fn row(code: &'static str, who: Who, look: fn(&Readings) -> Option<Found>)
     }
 }
 
-pub(super) const ROWS: [Row; 11] = [
+pub(super) const ROWS: [Row; 12] = [
+    row("LDG-HOME-SILENT", Who::You, silent),
     Row {
         steps: &[Step::RootPath],
         ..row("LDG-ROOT-REACH", Who::You, unreachable)
@@ -73,6 +74,23 @@ fn unreachable(readings: &Readings) -> Option<Found> {
         ),
         "a container whose root is another id than yours (linux.uidMappings) does not get to a root filesystem or volume there",
         format!("chmod o+x {}", in_shell(&closed.directory)),
+    )
+}
+
+fn silent(readings: &Readings) -> Option<Found> {
+    let what = match readings.silent? {
+        Turn::Home => "the home directory",
+        Turn::Store => "the place of images",
+        Turn::State => "the place of the state of containers",
+        Turn::Done => return None,
+    };
+    Found::new(
+        Weight::Costs,
+        format!(
+            "{what} does not answer, as of a file server that is away: it was asked for some seconds"
+        ),
+        "lodger waits for it, however long that takes, unless it need not look there",
+        "HOME=/ lodger --root DIR --store DIR … with directories of yours on this machine, as in /var/tmp",
     )
 }
 
