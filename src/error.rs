@@ -212,6 +212,16 @@ pub fn printable(text: &str) -> String {
     clean
 }
 
+/// `text` as one word of a shell, for commands that people are told to run: names and paths are from outside too, and what
+/// they hold is no command.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_./@%+:,-".contains(&b);
+    match !text.is_empty() && text.bytes().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// JSON text with the control characters escaped that JSON lets stand (U+007F to U+009F); line breaks stay.
 pub fn printable_json(json: &str) -> String {
     let mut clean = String::with_capacity(json.len());
@@ -240,6 +250,20 @@ impl<T> Doing<T> for crate::sys::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_of_a_shell_is_one_whatever_it_holds() {
+        for (text, word) in [
+            ("/home/ann-1/a.b_c@d", "/home/ann-1/a.b_c@d"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("$(id)`id`;&|<>*?~", "'$(id)`id`;&|<>*?~'"),
+            ("it's", r"'it'\''s'"),
+            ("DOM\\ann", r"'DOM\ann'"),
+        ] {
+            assert_eq!(shell_word(text), word);
+        }
+    }
 
     #[test]
     fn prints_what_cause_and_hint() {

@@ -27,7 +27,9 @@ find_users() {
         awk -F: 'NR == FNR { gid = $1; n = split($2, list, ","); for (i = 1; i <= n; i++) member[list[i]] = 1; next }
             $4 == gid || $1 in member { print $1 ":" $3 }' "$stage/one" "$stage/passwd" >>"$stage/found"
     done
-    awk -F: '$2 == 0 { print "lodger-admin: " $1 " has all ids already, and is left out" >"/dev/stderr"; next } !seen[$1]++' \
+    # Those that a directory lists are file names and words of commands too.
+    awk -F: '$1 !~ /^[A-Za-z0-9_][A-Za-z0-9._@+-]*$/ { print "lodger-admin: a name with other characters than letters, digits and ._@+- is left out" >"/dev/stderr"; next }
+        $2 == 0 { print "lodger-admin: " $1 " has all ids already, and is left out" >"/dev/stderr"; next } !seen[$1]++' \
         "$stage/found" >"$stage/users"
 }
 

@@ -235,3 +235,27 @@ fn a_failure_names_the_directory_that_is_closed() {
     );
     assert!(!hints.contains("general"), "{hints}");
 }
+
+#[test]
+fn names_and_paths_are_no_commands() {
+    let patch = serde_json::json!({
+        "closed": {"target": "/x/y/z", "directory": "/x/$(id >&2)'; id #", "mode": 0o700},
+        "caller": {"name": "ann;id"},
+        "facts": {"subuid": [], "subgid": []},
+        "subids": {"free": null},
+    });
+    let diagnosis = diagnosis(&patch);
+    let remedy = |code: &str| {
+        let mut findings = diagnosis.findings.iter();
+        findings.find(|f| f.code == code).unwrap().remedy.clone()
+    };
+    assert_eq!(
+        remedy("LDG-ROOT-REACH"),
+        r"chmod o+x '/x/$(id >&2)'\''; id #'"
+    );
+    // A range that is not known to be free is not proposed.
+    assert_eq!(
+        remedy("LDG-SUBID-NONE"),
+        "sudo lodger-admin subids 'ann;id'"
+    );
+}

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::Note;
+use crate::error::shell_word;
 use crate::host::{HelperObstacle, HostFacts, IdWish, skipped_code};
 
 /// What every note on a single id begins with.
@@ -83,17 +84,17 @@ fn ranges(facts: &HostFacts) -> Option<SingleIdCause> {
         (true, true) => (
             "LDG-SUBID-NONE",
             "subordinate uids and gids",
-            "--add-subuids 100000-165535 --add-subgids 100000-165535",
+            "--add-subuids FIRST-LAST --add-subgids FIRST-LAST",
         ),
         (true, false) => (
             "LDG-SUBID-GID-ONLY",
             "subordinate uids",
-            "--add-subuids 100000-165535",
+            "--add-subuids FIRST-LAST",
         ),
         (false, true) => (
             "LDG-SUBID-UID-ONLY",
             "subordinate gids",
-            "--add-subgids 100000-165535",
+            "--add-subgids FIRST-LAST",
         ),
         (false, false) => return None,
     };
@@ -113,7 +114,8 @@ fn ranges(facts: &HostFacts) -> Option<SingleIdCause> {
     }
     let remedy = match facts.user_name {
         Some(_) => format!(
-            "ask the administrator to run: usermod {flags} {name} (with ids that nobody else has)"
+            "ask the administrator to run: lodger-admin subids {name}; without it: usermod {flags} {name}, with 65536 ids that nobody else has",
+            name = shell_word(&name)
         ),
         None => account_remedy(facts),
     };
@@ -137,9 +139,8 @@ fn missing(facts: &HostFacts) -> Option<SingleIdCause> {
         Some(why) => (
             "LDG-HELPER-UNSAFE",
             why.clone(),
-            format!(
-                "ask the administrator to make it root's alone, as in: chown root:root /usr/bin/{program} && chmod 4755 /usr/bin/{program}"
-            ),
+            // To be made root's as it is, it could be anything by now.
+            "ask the administrator to install it anew, as others could have replaced it: apt install --reinstall uidmap (it is to be root's alone, with mode 4755)".to_owned(),
         ),
         None => (
             "LDG-HELPER-MISSING",
@@ -178,7 +179,7 @@ fn obstacle(obstacle: &HelperObstacle, facts: &HostFacts) -> SingleIdCause {
             .into_iter()
             .flatten()
             .fold(mode.to_owned(), |line, path| {
-                format!("{line} {}", path.display())
+                format!("{line} {}", shell_word(&path.display().to_string()))
             })
     };
     let file = |path: &Path| path.display().to_string();
@@ -200,7 +201,7 @@ fn obstacle(obstacle: &HelperObstacle, facts: &HostFacts) -> SingleIdCause {
             ),
             format!(
                 "ask the administrator to run: mount -o remount,bind,suid {}",
-                file(mount)
+                shell_word(&file(mount))
             ),
         ),
         HelperObstacle::NoNewPrivileges => SingleIdCause::new(

@@ -58,19 +58,19 @@ fn every_lack_has_its_code_its_words_and_its_remedy() {
             without_ranges(true, true, &[]),
             "LDG-SUBID-NONE",
             "no subordinate uids and gids",
-            "--add-subuids 100000-165535 --add-subgids",
+            "lodger-admin subids ada; without it: usermod --add-subuids FIRST-LAST --add-subgids",
         ),
         (
             without_ranges(true, false, &[gid_line]),
             "LDG-SUBID-GID-ONLY",
             "no subordinate uids",
-            "usermod --add-subuids 100000-165535 ada",
+            "usermod --add-subuids FIRST-LAST ada",
         ),
         (
             without_ranges(false, true, &[uid_line]),
             "LDG-SUBID-UID-ONLY",
             "no subordinate gids",
-            "usermod --add-subgids 100000-165535 ada",
+            "usermod --add-subgids FIRST-LAST ada",
         ),
         (
             without_ranges(true, true, &[uid_line]),
@@ -110,7 +110,7 @@ fn every_lack_has_its_code_its_words_and_its_remedy() {
             no_helper("newgidmap", &[not_used]),
             "LDG-HELPER-UNSAFE",
             "everybody can write",
-            "chmod 4755 /usr/bin/newgidmap",
+            "install it anew",
         ),
     ];
     check(&table);

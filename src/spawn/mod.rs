@@ -308,6 +308,10 @@ impl Creation<'_> {
         self.entry.draft_record(&record)?;
         if self.plan.hooks.has_any_before_root() {
             wait_for(Phase::Mounting, line, &mut heard)?;
+            // Before anybody's program is run for what will not be made.
+            if self.strict {
+                Note::refuse(&heard.notes)?;
+            }
             let hooks = self.plan.hooks.runtime_before_root();
             self.run_hooks(hooks, Status::Creating, child)?;
             order(line, Order::HooksDone)?;

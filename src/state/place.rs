@@ -27,8 +27,7 @@ const EMPTIED: &str = "/dev/shm";
 /// None can be written to.
 pub(super) fn usual() -> Result<PathBuf> {
     let mut passed = Vec::new();
-    let safe = session().into_iter().filter_map(|d| beneath_if_safe(&d));
-    for place in safe.chain(shared()) {
+    for place in places() {
         match unwritable(&place) {
             None => return Ok(place),
             Some(why) => passed.push(format!("{place:?}: {why}")),
@@ -52,10 +51,7 @@ pub(crate) fn of(root: Option<&Path>) -> Result<PathBuf> {
 
 /// The usual places, other than `first`, that are there and safe.
 pub(super) fn others(first: Option<&Path>) -> impl Iterator<Item = (OwnedFd, PathBuf)> {
-    let safe = session().into_iter().filter_map(|d| beneath_if_safe(&d));
-    let places = safe
-        .chain(shared())
-        .filter(move |p| Some(p.as_path()) != first);
+    let places = places().filter(move |p| Some(p.as_path()) != first);
     places.filter_map(|place| Some((open_store(&place, true).ok()?, place)))
 }
 
@@ -79,12 +75,18 @@ pub(super) fn note(place: &Path) -> Option<Note> {
     })
 }
 
+/// All of them, in their order; nothing is asked for a place that is not come to.
+fn places() -> impl Iterator<Item = PathBuf> {
+    let safe = session().filter_map(|directory| beneath_if_safe(&directory));
+    safe.chain(std::iter::once_with(shared).flatten())
+}
+
 /// The session's directories, which are the caller's alone if all is in order.
-fn session() -> Vec<PathBuf> {
+fn session() -> impl Iterator<Item = PathBuf> {
     let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let named = named.filter(|path| path.is_absolute());
-    let usual = PathBuf::from(format!("/run/user/{}", host_uid()));
-    named.into_iter().chain([usual]).collect()
+    let usual = std::iter::once_with(|| PathBuf::from(format!("/run/user/{}", host_uid())));
+    named.into_iter().chain(usual)
 }
 
 fn shared() -> impl Iterator<Item = PathBuf> {

@@ -25,6 +25,9 @@ const STATUS_FILE: usize = 1 << 20;
 /// Opens the directory of process `pid`. As pidfd_open(2): ESRCH when there is none, EINVAL when it is only a thread.
 pub(super) fn open(pid: i32) -> Result<OwnedFd> {
     let error = |errno| Error::new("pidfd_open", format!("{pid} /* by /proc/{pid} */"), errno);
+    if !has_own_numbers() {
+        return Err(error(libc::ENOSYS));
+    }
     ANY.store(true, Ordering::Relaxed);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = match rustix::fs::openat(CWD, format!("/proc/{pid}"), flags, Mode::empty()) {
@@ -43,6 +46,17 @@ pub(super) fn open(pid: i32) -> Result<OwnedFd> {
         Some(group) if group == pid => Ok(directory),
         _ => Err(error(libc::EINVAL)),
     }
+}
+
+/// Whether /proc numbers processes as system calls of this process do: that of another pid namespace, as one that is bound
+/// from around a container, has other processes by the same numbers.
+pub(super) fn has_own_numbers() -> bool {
+    numbers_as(super::process::own_pid())
+}
+
+fn numbers_as(own_pid: i32) -> bool {
+    let own = rustix::fs::readlinkat(CWD, "/proc/self", Vec::new());
+    own.is_ok_and(|own| own.to_bytes() == own_pid.to_string().as_bytes())
 }
 
 fn is_procfs(found: rustix::io::Result<rustix::fs::StatFs>) -> bool {
@@ -136,6 +150,12 @@ mod tests {
         assert_eq!(parse(&line("Z", 2)), look(false));
         assert_eq!(parse("42 (a) S 1 2 3"), None);
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn numbers_of_another_pid_namespace_are_not_ours() {
+        assert!(has_own_numbers());
+        assert!(!numbers_as(process::own_pid() + 1));
     }
 
     #[test]

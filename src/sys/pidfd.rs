@@ -32,10 +32,14 @@ pub fn is_stand_in(pidfd: impl AsFd) -> bool {
     pid_dir::is(pidfd)
 }
 
-/// The number of the process in the pid namespace of /proc. ESRCH when it was reaped, or has none there; ENOSYS when /proc does
-/// not tell.
+/// The number of the process in this one's pid namespace. ESRCH when it was reaped, or has none there; ENOSYS when /proc does
+/// not tell, or is another pid namespace's.
 pub(super) fn number(pidfd: BorrowedFd<'_>) -> Result<i32> {
     let error = |errno| Error::new("pidfd_send_signal", "pidfd /* by its number */", errno);
+    // The signal would be another process's.
+    if !pid_dir::has_own_numbers() {
+        return Err(error(libc::ENOSYS));
+    }
     let pid = match pid_dir::is(pidfd) {
         true => pid_dir::look(pidfd)?.map(|look| look.pid),
         false => {

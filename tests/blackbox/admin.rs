@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
-use crate::admin_lab::{Files, System, source};
+use crate::admin_lab::{Files, PASSWD, System, source};
 use crate::harness::{lodger_only, spawn, which};
 
 #[test]
@@ -311,4 +311,17 @@ fn it_is_posix_sh() {
         .arg("helpers/lodger-admin")
         .current_dir(source(""));
     spawn(&mut command, b"").wait().ok();
+}
+
+#[test]
+fn names_that_are_paths_are_left_out() {
+    lodger_only!("lodger-admin");
+    let passwd = format!("{PASSWD}../../x:x:1009:2000::/:/bin/sh\n");
+    let system = System::new(&[("etc/passwd", &passwd)]);
+    let ran = system
+        .admin(&["-y", "linger", "--group", "students"])
+        .exits(0);
+    assert!(ran.err.contains("is left out"), "{ran:#?}");
+    assert!(system.path("var/lib/systemd/linger/cid").exists());
+    assert!(!system.path("var/lib/x").exists());
 }

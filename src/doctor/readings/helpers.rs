@@ -89,6 +89,11 @@ impl Helper {
         path.unwrap_or_else(|| format!("/usr/bin/{}", self.name))
     }
 
+    /// As [`Self::place`], as a word of a shell.
+    pub fn in_shell(&self) -> String {
+        crate::error::shell_word(&self.place())
+    }
+
     /// The capability that it is there to use, as a bit and by its name.
     pub fn needed(&self) -> (u64, &'static str) {
         match self.name.as_str() {

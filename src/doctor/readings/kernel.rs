@@ -77,11 +77,16 @@ impl Kernel {
         }
     }
 
-    /// Whether a security module confines this caller, as far as can be read.
-    pub fn has_security_module(&self) -> bool {
+    /// Whether AppArmor confines this caller, or restricts user namespaces, as far as can be read.
+    pub fn has_apparmor(&self) -> bool {
         let profile = self.apparmor_profile.as_deref();
         let confined = profile.is_some_and(|p| !p.is_empty() && p != "unconfined");
-        confined || self.selinux_enforces == Some(true) || self.apparmor_restricts == Some(1)
+        confined || self.apparmor_restricts == Some(1)
+    }
+
+    /// Whether a security module confines this caller, as far as can be read.
+    pub fn has_security_module(&self) -> bool {
+        self.has_apparmor() || self.selinux_enforces == Some(true)
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Step;
-use crate::error::Origin;
+use super::trials::answering;
+use crate::error::{Origin, shell_word};
 use crate::host::{CgroupReading, HostFacts};
 use crate::sys::invalid::Call;
 
@@ -28,7 +29,7 @@ pub use helpers::Helper;
 pub use kernel::Kernel;
 pub use limits::{Device, Devices, Limits};
 pub use mounts::{Mounts, Seen};
-pub use places::{Place, Places, reach};
+pub use places::{Place, Places, Turn, reach};
 pub use session::Session;
 pub use subids::SubIds;
 
@@ -57,6 +58,9 @@ pub struct Readings {
     /// Home, store and state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub places: Option<Places>,
+    /// What of these does not answer, so that none was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silent: Option<Turn>,
     /// The way to a place, where others than the caller cannot go it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closed: Option<Closed>,
@@ -191,8 +195,10 @@ impl Readings {
     /// Everything but the trials; `store` and `root` are the places that were named.
     pub fn read(store: Option<&Path>, root: Option<&Path>) -> Self {
         let facts = HostFacts::probe();
-        let places = Places::read(store, root);
-        let home = places.home.as_ref().filter(|home| home.owner == facts.uid);
+        let silent = answering::silent(store, root);
+        let places = silent.is_none().then(|| Places::read(store, root));
+        let home = places.as_ref().and_then(|places| places.home.as_ref());
+        let home = home.filter(|home| home.owner == facts.uid);
         let home = home.map(|home| home.path.clone());
         let mut readings = Self {
             caller: Some(Caller::read(Some(&facts))),
@@ -205,7 +211,8 @@ impl Readings {
             cgroup: facts.cgroup.clone(),
             devices: Some(Devices::read()),
             limits: Some(Limits::read(facts.uid)),
-            places: Some(places),
+            places,
+            silent,
             facts: Some(facts),
             ..Self::default()
         };
@@ -264,6 +271,11 @@ impl Readings {
             uid.map_or_else(|| "USER".to_owned(), |uid| uid.to_string())
         };
         name.unwrap_or_else(uid)
+    }
+
+    /// As [`Self::name`], as a word of a shell.
+    pub fn name_in_shell(&self) -> String {
+        shell_word(&self.name())
     }
 
     /// Whether some user namespace can be made, with however few ids.

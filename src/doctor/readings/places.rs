@@ -80,15 +80,43 @@ pub struct Places {
     pub passing_state: bool,
 }
 
+/// Whose turn it is while all are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Turn {
+    /// `$HOME`.
+    Home,
+    /// The store of images.
+    Store,
+    /// The state of containers.
+    State,
+    /// All were read.
+    Done,
+}
+
 impl Places {
     /// Looks at all three; `store` and `root` are those that were named.
     pub(super) fn read(store: Option<&Path>, root: Option<&Path>) -> Self {
+        Self::read_in_turns(store, root, |_| ())
+    }
+
+    /// As [`Self::read`]; `tell` is told what comes next.
+    pub(in crate::doctor) fn read_in_turns(
+        store: Option<&Path>,
+        root: Option<&Path>,
+        tell: impl Fn(Turn),
+    ) -> Self {
+        tell(Turn::Home);
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let home = home.filter(|path| path.is_absolute());
+        let home = home.map(|path| Place::read(&path));
+        tell(Turn::Store);
         let (store, passed) = match store::Place::find(store) {
             Ok(place) => (Some(place.path.clone()), Passed::of(&place)),
             Err(error) => (None, Passed::of_all(&error)),
         };
+        let store = store.map(|path| Place::read(&path));
+        tell(Turn::State);
         let state = state::place::of(root);
         let passing_state = root.is_none()
             && state
@@ -105,8 +133,8 @@ impl Places {
             })
         });
         Self {
-            home: home.map(|path| Place::read(&path)),
-            store: store.map(|path| Place::read(&path)),
+            home,
+            store,
             passed,
             passing_state,
             no_state: opened.map(|error| error.message()).or(cannot_make),

@@ -1,9 +1,12 @@
 //! Who else has subordinate ids, and where the caller's account comes from.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::text;
 use crate::host::{HostFacts, parse_nsswitch, parse_passwd_name};
+use crate::sys;
 
 /// What a range has that useradd(8) gives (SUB_UID_COUNT of login.defs(5)), and where it begins to look (SUB_UID_MIN).
 const COUNT: u64 = 65_536;
@@ -29,16 +32,28 @@ pub struct SubIds {
 impl SubIds {
     /// Reads /etc/subuid, /etc/subgid, /etc/passwd and /etc/nsswitch.conf.
     pub(super) fn read(facts: &HostFacts) -> Self {
-        let all = ["/etc/subuid", "/etc/subgid"].map(|path| text::read(path).unwrap_or_default());
-        let passwd = text::read("/etc/passwd").unwrap_or_default();
-        let local = parse_passwd_name(&passwd, facts.uid).is_some();
+        // What could not be read whole has ranges that are not known of.
+        let all = ["/etc/subuid", "/etc/subgid"].map(whole);
+        let all = all.into_iter().collect::<Option<Vec<String>>>();
+        let passwd = whole("/etc/passwd");
+        let local = passwd.map(|passwd| parse_passwd_name(&passwd, facts.uid).is_some());
         let nsswitch = text::read("/etc/nsswitch.conf").unwrap_or_default();
         let sources = parse_nsswitch(&nsswitch, "subid");
         Self {
-            free: free(&all.join("\n")),
-            is_local: facts.user_name.is_some().then_some(local),
+            free: all.and_then(|all| free(&all.join("\n"))),
+            is_local: local.filter(|_| facts.user_name.is_some()),
             sources: sources.into_iter().map(str::to_owned).collect(),
         }
+    }
+}
+
+/// The text of one of the account files, nothing where there is none; `None`: it cannot be read, or not to its end.
+fn whole(path: &str) -> Option<String> {
+    const LIMIT: usize = 16 << 20;
+    match sys::path::read_regular(Path::new(path), LIMIT) {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.is(libc::ENOENT) => Some(String::new()),
+        Err(_) => None,
     }
 }
 
@@ -68,6 +83,21 @@ fn free(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_many_accounts_is_read_whole_or_counts_as_unknown() {
+        use std::io::Write;
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        for number in 0..4000u32 {
+            writeln!(file, "user{number:04}:{}:65536", 100_000 + number * 65_536).unwrap();
+        }
+        let path = file.path().to_str().unwrap();
+        let text = whole(path).unwrap();
+        assert!(text.len() > 64 << 10);
+        assert_eq!(free(&text), Some(100_000 + 4000 * 65_536));
+        assert_eq!(whole("/not/there").as_deref(), Some(""));
+        assert_eq!(whole("/proc"), None);
+    }
 
     #[test]
     fn a_range_that_nobody_has() {

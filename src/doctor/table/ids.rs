@@ -4,6 +4,7 @@ use super::{Found, Row};
 use crate::doctor::finding::{Area, Weight, Who};
 use crate::doctor::readings::{Caller, Failed, Helper, Readings, Seen, Trial};
 use crate::doctor::step::Step;
+use crate::error::shell_word;
 use crate::host::{HelperObstacle, HostFacts, IdRange};
 use crate::plan::idmap::single_id_cause;
 
@@ -73,10 +74,12 @@ fn count(ranges: &[IdRange]) -> u64 {
     ranges.iter().map(|range| u64::from(range.count)).sum()
 }
 
-/// One line that gives `name` a range that nobody has.
+/// One line that gives her a range that nobody has: another's would give her his files.
 fn add_range(readings: &Readings, uids: bool, gids: bool) -> String {
     let free = readings.subids.as_ref().and_then(|subids| subids.free);
-    let first = free.unwrap_or(100_000);
+    let Some(first) = free else {
+        return format!("sudo lodger-admin subids {}", readings.name_in_shell());
+    };
     let range = format!("{first}-{}", first + USUAL - 1);
     let mut line = "sudo usermod".to_owned();
     for (wanted, option) in [(uids, "--add-subuids"), (gids, "--add-subgids")] {
@@ -84,7 +87,7 @@ fn add_range(readings: &Readings, uids: bool, gids: bool) -> String {
             line.push_str(&format!(" {option} {range}"));
         }
     }
-    format!("{line} {}", readings.name())
+    format!("{line} {}", readings.name_in_shell())
 }
 
 /// Where the ranges would have to be.
@@ -189,6 +192,19 @@ fn missing(readings: &Readings) -> Option<Found> {
     if helper.path.is_some() {
         return None;
     }
+    Found::new(
+        Weight::Reduces,
+        format!(
+            "there is no {}, which writes id maps for you, in the system's directories",
+            helper.name
+        ),
+        ONE_ID,
+        install(readings),
+    )
+}
+
+/// How this distribution installs both helpers.
+fn install(readings: &Readings) -> &'static str {
     let distribution = readings
         .kernel
         .as_ref()
@@ -198,22 +214,13 @@ fn missing(readings: &Readings) -> Option<Found> {
             .iter()
             .any(|name| names.contains(&name.as_str()))
     };
-    let install = match () {
+    match () {
         () if is(&["fedora", "rhel", "centos"]) => "sudo dnf install shadow-utils",
         () if is(&["suse", "opensuse"]) => "sudo zypper install shadow",
         () if is(&["arch"]) => "sudo pacman -S shadow",
         () if is(&["alpine"]) => "sudo apk add shadow-uidmap",
         () => "sudo apt install uidmap",
-    };
-    Found::new(
-        Weight::Reduces,
-        format!(
-            "there is no {}, which writes id maps for you, in the system's directories",
-            helper.name
-        ),
-        ONE_ID,
-        install,
-    )
+    }
 }
 
 fn unsafe_helper(readings: &Readings) -> Option<Found> {
@@ -227,7 +234,12 @@ fn unsafe_helper(readings: &Readings) -> Option<Found> {
             helper.owner, helper.mode
         ),
         ONE_ID,
-        format!("sudo chown root: {place} && sudo chmod go-w {place} && sudo chmod u+s {place}"),
+        // Not to be made root's as it is: somebody may have replaced it.
+        format!(
+            "sudo rm {}, then install it anew: {}",
+            helper.in_shell(),
+            install(readings)
+        ),
     )
 }
 
@@ -261,7 +273,7 @@ fn nosuid(readings: &Readings) -> Option<Found> {
     if caller.no_new_privileges == Some(true) {
         return None;
     }
-    let mount = helper.nosuid_mount.as_ref()?.display();
+    let mount = helper.nosuid_mount.as_ref()?.display().to_string();
     Found::new(
         Weight::Reduces,
         format!(
@@ -269,7 +281,10 @@ fn nosuid(readings: &Readings) -> Option<Found> {
             helper.place()
         ),
         ONE_ID,
-        format!("sudo mount -o remount,suid {mount} (and without nosuid in /etc/fstab)"),
+        format!(
+            "sudo mount -o remount,suid {}; and take nosuid out of /etc/fstab",
+            shell_word(&mount)
+        ),
     )
 }
 
@@ -294,8 +309,8 @@ fn no_privilege(readings: &Readings) -> Option<Found> {
         ONE_ID,
         format!(
             "sudo setcap cap_setuid=ep {} && sudo setcap cap_setgid=ep {}",
-            helpers[0].place(),
-            helpers[1].place()
+            helpers[0].in_shell(),
+            helpers[1].in_shell()
         ),
     )
 }
@@ -357,10 +372,10 @@ fn failed(readings: &Readings) -> Option<Found> {
         ),
         ONE_ID,
         format!(
-            "compare what it was asked with: grep -n {} /etc/subuid /etc/subgid; getsubids {}; {} --help",
-            readings.name(),
-            readings.name(),
-            helpers[0].place()
+            "compare what it was asked with: grep -nwF -e {} /etc/subuid /etc/subgid; getsubids {}; {} --help",
+            readings.name_in_shell(),
+            readings.name_in_shell(),
+            helpers[0].in_shell()
         ),
     )
 }
@@ -386,7 +401,8 @@ fn skipped(readings: &Readings, why: &str) -> Option<Found> {
         .and_then(|rest| rest.split(' ').next());
     let remedy = match place.zip(line) {
         Some((file, line)) => format!(
-            "correct it, as root: sudoedit {file} (line {line}), or: sudo sed -i {line}d {file}"
+            "correct line {line}, if it is still the one that is meant: sudoedit {}",
+            shell_word(file)
         ),
         None => "correct the entry in the directory service".to_owned(),
     };

@@ -4,6 +4,7 @@ use super::{Found, Row, set_parameter_to};
 use crate::doctor::finding::{Area, Weight, Who};
 use crate::doctor::readings::{Device, Failed, Limits, Readings, Trial};
 use crate::doctor::step::Step;
+use crate::error::shell_word;
 use crate::host::Limit;
 
 /// Fewer open files than that are used up by a start with some mounts and fds of the caller's.
@@ -194,7 +195,8 @@ fn nproc(readings: &Readings) -> Option<Found> {
         match limit.soft < limit.hard {
             true => format!("ulimit -u {}", shown(limit.hard)),
             false => format!(
-                "echo '{name} - nproc 16384' | sudo tee /etc/security/limits.d/lodger-nproc.conf; then log in again"
+                "echo {} | sudo tee /etc/security/limits.d/lodger-nproc.conf; then log in again",
+                shell_word(&format!("{name} - nproc 16384"))
             ),
         },
     )
@@ -229,8 +231,8 @@ fn nofile(readings: &Readings) -> Option<Found> {
             match limit.soft < limit.hard {
                 true => format!("ulimit -n {}", shown(limit.hard)),
                 false => format!(
-                    "echo '{} - nofile 65536' | sudo tee /etc/security/limits.d/lodger-nofile.conf; then log in again",
-                    readings.name()
+                    "echo {} | sudo tee /etc/security/limits.d/lodger-nofile.conf; then log in again",
+                    shell_word(&format!("{} - nofile 65536", readings.name()))
                 ),
             },
         ),
@@ -265,8 +267,8 @@ fn rlimit(readings: &Readings) -> Option<Found> {
         format!("{name} can be raised to {hard} at most: that is the hard limit of this session"),
         "a config that asks for more is refused",
         format!(
-            "ask for no more in /process/rlimits, or: echo '{} hard {item} VALUE' | sudo tee -a /etc/security/limits.d/lodger-hard.conf; then log in again",
-            readings.name()
+            "ask for no more in /process/rlimits, or: echo {} | sudo tee -a /etc/security/limits.d/lodger-hard.conf; then log in again",
+            shell_word(&format!("{} hard {item} VALUE", readings.name()))
         ),
     )
 }

@@ -46,7 +46,7 @@ fn unset(readings: &Readings) -> Option<Found> {
         true => format!("export XDG_RUNTIME_DIR=/run/user/{uid}"),
         false => format!(
             "ssh {}@localhost (a session by pam_systemd sets it), or: lodger --root DIR …",
-            readings.name()
+            readings.name_in_shell()
         ),
     };
     Found::new(
@@ -75,7 +75,7 @@ fn missing(readings: &Readings) -> Option<Found> {
         "the state of containers is kept in /tmp, and there is no way to your systemd",
         format!(
             "sudo loginctl enable-linger {} (makes it now and at every boot); without root: unset XDG_RUNTIME_DIR",
-            readings.name()
+            readings.name_in_shell()
         ),
     )
 }
@@ -164,6 +164,6 @@ fn no_linger(readings: &Readings) -> Option<Found> {
             readings.name()
         ),
         "containers in cgroups of your systemd are killed when you log out",
-        format!("sudo loginctl enable-linger {}", readings.name()),
+        format!("sudo loginctl enable-linger {}", readings.name_in_shell()),
     )
 }

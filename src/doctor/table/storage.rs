@@ -1,9 +1,12 @@
 //! Where images, containers and their state are kept.
 
+use std::path::Path;
+
 use super::{Found, Row, errno_name};
 use crate::doctor::finding::{Area, Weight, Who};
-use crate::doctor::readings::{Place, Readings, Trial};
+use crate::doctor::readings::{Place, Readings, Trial, Turn};
 use crate::doctor::step::Step;
+use crate::error::shell_word;
 
 /// Below that there is no room for an image worth the name, in bytes.
 const FEW_BYTES: u64 = 256 << 20;
@@ -29,7 +32,8 @@ const fn row(code: &'static str, who: Who, look: fn(&Readings) -> Option<Found>)
     }
 }
 
-pub(super) const ROWS: [Row; 11] = [
+pub(super) const ROWS: [Row; 12] = [
+    row("LDG-HOME-SILENT", Who::You, silent),
     Row {
         steps: &[Step::RootPath],
         ..row("LDG-ROOT-REACH", Who::You, unreachable)
@@ -49,6 +53,10 @@ pub(super) const ROWS: [Row; 11] = [
     row("LDG-HOME-NETWORK", Who::You, network),
 ];
 
+fn in_shell(path: &Path) -> String {
+    shell_word(&path.display().to_string())
+}
+
 fn store(readings: &Readings) -> Option<&Place> {
     readings.places.as_ref()?.store.as_ref()
 }
@@ -65,7 +73,24 @@ fn unreachable(readings: &Readings) -> Option<Found> {
             closed.target.display()
         ),
         "a container whose root is another id than yours (linux.uidMappings) does not get to a root filesystem or volume there",
-        format!("chmod o+x {directory}"),
+        format!("chmod o+x {}", in_shell(&closed.directory)),
+    )
+}
+
+fn silent(readings: &Readings) -> Option<Found> {
+    let what = match readings.silent? {
+        Turn::Home => "the home directory",
+        Turn::Store => "the place of images",
+        Turn::State => "the place of the state of containers",
+        Turn::Done => return None,
+    };
+    Found::new(
+        Weight::Costs,
+        format!(
+            "{what} does not answer, as of a file server that is away: it was asked for some seconds"
+        ),
+        "lodger waits for it, however long that takes, unless it need not look there",
+        "HOME=/ lodger --root DIR --store DIR … with directories of yours on this machine, as in /var/tmp",
     )
 }
 
@@ -216,7 +241,10 @@ fn inodes(readings: &Readings) -> Option<Found> {
         Weight::Costs,
         format!("{place} has {free} inodes left, of which every file takes one"),
         "images with many files cannot be unpacked there (ENOSPC, EDQUOT)",
-        format!("lodger image gc; du --inodes -d1 {place} | sort -n | tail"),
+        format!(
+            "lodger image gc; du --inodes -d1 {} | sort -n | tail",
+            in_shell(&store.nearest)
+        ),
     )
 }
 
@@ -237,7 +265,10 @@ fn bytes(readings: &Readings) -> Option<Found> {
         Weight::Costs,
         format!("{place} ({}) {left}", store.filesystem),
         "larger images cannot be unpacked there (ENOSPC, EDQUOT)",
-        format!("lodger image gc; quota -s; du -sh {place}/* | sort -h | tail"),
+        format!(
+            "lodger image gc; quota -s; du -sh {}/* | sort -h | tail",
+            in_shell(&store.nearest)
+        ),
     )
 }
 

@@ -167,7 +167,8 @@ fn selinux(readings: &Readings) -> Option<Found> {
         return None;
     }
     let failed = refused(readings)?;
-    if !failed.is_denied() || readings.filtered("unshare").is_some() {
+    // EPERM is never its answer (avc_has_perm() of the kernel).
+    if failed.errno() != libc::EACCES || readings.filtered("unshare").is_some() {
         return None;
     }
     let context = kernel.selinux_context.as_deref().unwrap_or("unknown");
@@ -175,7 +176,7 @@ fn selinux(readings: &Readings) -> Option<Found> {
         Weight::Blocks,
         format!("SELinux enforces a policy that forbids user namespaces to {context}"),
         NOTHING_RUNS,
-        "sudo ausearch -m AVC -ts recent | audit2allow -M lodger && sudo semodule -i lodger.pp",
+        "sudo ausearch -c lodger -m AVC -ts recent | audit2allow -m lodger, which shows what lodger alone would have to be allowed",
     )
 }
 
@@ -242,10 +243,10 @@ fn limit(readings: &Readings) -> Option<Found> {
 fn chroot(readings: &Readings) -> Option<Found> {
     let (kernel, caller) = both(readings)?;
     let failed = refused(readings)?;
-    // Whatever else gives EPERM is excluded by what was read: the kernel's own reason that remains.
+    // Whatever else gives EPERM is excluded by what was read: the kernel's own reason that remains. SELinux gives EACCES.
     let excluded = kernel.userns_clone != Some(0)
         && caller.is_mapped
-        && !kernel.has_security_module()
+        && !kernel.has_apparmor()
         && readings.calls.get("unshare") == Some(&None);
     if failed.errno() != libc::EPERM || !excluded || failed.step == Some(Step::IdMap) {
         return None;

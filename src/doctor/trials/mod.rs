@@ -17,6 +17,7 @@ use crate::plan::{self, Outer};
 use crate::sys;
 use crate::sys::process::Cloned;
 
+pub(super) mod answering;
 mod mounts;
 mod namespaces;
 mod storage;
