@@ -13,7 +13,7 @@ use crate::doctor::{Diagnosis, Weight};
 use crate::error::{Error, Result, printable, printable_json};
 use crate::host::HostFacts;
 use crate::image::merged::Merged;
-use crate::plan::{Hook, MountSource, Note, Outer, Plan, UserNamespace};
+use crate::plan::{Hook, MountSource, Note, Outer, Plan, UserNamespace, sys_note};
 use crate::state::Store;
 use crate::{seccomp, sys};
 
@@ -142,7 +142,14 @@ fn look(
     refused: &mut Vec<Problem>,
     adapted: &mut Vec<Note>,
 ) -> Result<()> {
-    let mut facts = HostFacts::probe();
+    let mut facts = match global.facts() {
+        Ok(facts) => facts,
+        // As `run` would say, and go no further.
+        Err(error) => {
+            refused.push(problem("/linux/uidMappings", &error));
+            return Ok(());
+        }
+    };
     super::cgroups::look_at_session(global.cgroups(), &mut facts);
     let host = Diagnosis::make(global.store(), global.root.as_deref());
     refused.extend(blocking(&host));
@@ -170,14 +177,16 @@ fn look(
         Err(other) => return Err(spec::explain(&other)),
     };
     global.learn(&mut facts, &bundle);
-    let plan = match Plan::compute_with(&bundle, &facts, global.choices()) {
+    let mut plan = match Plan::compute_with(&bundle, &facts, global.choices()) {
         Ok(plan) => plan,
         Err(problems) => {
             refused.extend(problems);
             return Ok(());
         }
     };
+    plan.set_fake_root(global.fake_root().unwrap_or_default());
     adapted.extend(plan.notes.iter().cloned());
+    new_filesystems(&plan, &host, refused, adapted);
     if let Some(filter) = &plan.seccomp
         && let Err(problems) = seccomp::prepare(filter, None)
     {
@@ -208,6 +217,36 @@ fn blocking(host: &Diagnosis) -> impl Iterator<Item = Problem> {
     })
 }
 
+/// What is with the new procfs and sysfs of the plan, which the kernel judges by those that are there.
+fn new_filesystems(
+    plan: &Plan,
+    host: &Diagnosis,
+    refused: &mut Vec<Problem>,
+    adapted: &mut Vec<Note>,
+) {
+    for mount in &plan.mounts {
+        let MountSource::Filesystem { fstype, .. } = &mount.source else {
+            continue;
+        };
+        let codes: &[&str] = match fstype.as_str() {
+            "proc" => &["LDG-PROC-MASKED", "LDG-PROC-NONE"],
+            "sysfs" => &["LDG-SYS-MASKED", "LDG-SYS-NONE"],
+            _ => continue,
+        };
+        let mut found = host.findings.iter();
+        let Some(finding) = found.find(|finding| codes.contains(&finding.code.as_str())) else {
+            continue;
+        };
+        if finding.code == "LDG-SYS-MASKED" {
+            let note = sys_note(&mount.property, &finding.what, &finding.remedy);
+            adapted.push(note.code(&finding.code));
+        } else {
+            let message = format!("{}; {}", finding.what, finding.remedy);
+            refused.push(Problem::new(&mount.property, message).code(&finding.code));
+        }
+    }
+}
+
 fn parse(config: Config, facts: &mut HostFacts) -> std::result::Result<Bundle, BundleError> {
     match config.parse_if_joining(facts)? {
         Some((bundle, _)) => Ok(bundle),
@@ -226,7 +265,10 @@ fn is_reduced(plan: &Plan) -> bool {
 }
 
 fn problem(pointer: &str, error: &Error) -> Problem {
-    let problem = Problem::new(pointer, error.message());
+    let hints = error
+        .hints()
+        .map_or_else(String::new, |hints| format!("; {hints}"));
+    let problem = Problem::new(pointer, format!("{}{hints}", error.message()));
     match error.cause_code() {
         Some(code) => problem.code(code),
         None => problem,

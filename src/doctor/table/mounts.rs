@@ -192,10 +192,18 @@ fn proc_masked(readings: &Readings) -> Option<Found> {
 
 fn sys_masked(readings: &Readings) -> Option<Found> {
     match &readings.mounts.as_ref()?.sys {
-        Seen::Covered(places) => sys_refused(
-            readings,
-            format!("/sys is mounted over, on {}", listed(places)),
-        ),
+        Seen::Covered(places) => {
+            readings.failed(&[Trial::Sysfs])?;
+            Found::new(
+                Weight::Costs,
+                format!(
+                    "/sys is mounted over, on {}: the kernel makes no new sysfs in a container",
+                    listed(places)
+                ),
+                "containers have this one, read-only and with a note, and in it the network devices around them",
+                "around it: docker run --security-opt systempaths=unconfined …, podman run --security-opt unmask=ALL …",
+            )
+        }
         _ => None,
     }
 }
@@ -215,17 +223,13 @@ fn sys_read_only(readings: &Readings) -> Option<Found> {
 
 fn sys_none(readings: &Readings) -> Option<Found> {
     let nowhere = readings.mounts.as_ref()?.sys == Seen::Nowhere;
-    let seen = nowhere.then(|| "there is no whole sysfs on /sys".to_owned())?;
-    sys_refused(readings, seen)
-}
-
-fn sys_refused(readings: &Readings, seen: String) -> Option<Found> {
     readings.failed(&[Trial::Sysfs])?;
+    let seen = nowhere.then_some("there is no whole sysfs on /sys")?;
     Found::new(
         Weight::Reduces,
-        format!("{seen}: the kernel makes no new sysfs in a container"),
-        "containers have no sysfs of their own: --proc=auto binds this one, with a note",
-        "lodger --proc=auto run …; or leave the mount of /sys out of config.json",
+        format!("{seen}: the kernel makes no new one in a container"),
+        "containers whose config mounts sysfs are refused",
+        "leave the mount of /sys out of config.json",
     )
 }
 
