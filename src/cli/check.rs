@@ -9,7 +9,7 @@ use super::image_options::ImageRun;
 use super::spec::{self, Config};
 use super::{Global, image_run, print};
 use crate::bundle::{Bundle, BundleError, Problem};
-use crate::doctor::{Diagnosis, Weight};
+use crate::doctor::{Diagnosis, Finding, Weight};
 use crate::error::{Error, Result, printable, printable_json};
 use crate::host::HostFacts;
 use crate::image::merged::Merged;
@@ -19,7 +19,7 @@ use crate::{seccomp, sys};
 
 /// Tell whether a container would run here, and make nothing
 ///
-/// What would be refused, with the JSON pointer of each; what would be adapted or not enforced; and what the config names that
+/// What would be refused, with the JSON pointer of each, or because nothing can run here; what would be adapted or not enforced; and what the config names that
 /// is not on this host: the root filesystem, sources of mounts, the program, hooks. What only the kernel can tell is not
 /// known before `run`.
 #[derive(Debug, clap::Args)]
@@ -183,6 +183,7 @@ fn look(
     {
         refused.extend(problems);
     }
+    refused.extend(own_filesystems(&plan, &host));
     refused.extend(mounts(&plan).chain(devices(&plan)).chain(hooks(&plan)));
     match files.map_or_else(|| root(&plan.root.path), Ok) {
         Ok(files) => refused.extend(program(&plan, &files)),
@@ -202,10 +203,29 @@ fn look(
 fn blocking(host: &Diagnosis) -> impl Iterator<Item = Problem> {
     let all = host.findings.iter();
     let blocking = all.filter(|finding| finding.weight == Weight::Blocks);
-    blocking.map(|finding| {
-        let message = format!("{}; {}{}", finding.what, finding.who.may(), finding.remedy);
-        Problem::new("", message).code(&finding.code)
+    blocking.map(|finding| found("", finding))
+}
+
+/// New filesystems of the container's that the kernel does not make here, where others can be made.
+fn own_filesystems<'a>(plan: &'a Plan, host: &'a Diagnosis) -> impl Iterator<Item = Problem> + 'a {
+    plan.mounts.iter().filter_map(|mount| {
+        let MountSource::Filesystem { fstype, .. } = &mount.source else {
+            return None;
+        };
+        let about = match fstype.as_str() {
+            "proc" => "LDG-PROC-",
+            "sysfs" => "LDG-SYS-",
+            _ => return None,
+        };
+        let mut reducing = host.findings.iter().filter(|f| f.weight == Weight::Reduces);
+        let finding = reducing.find(|finding| finding.code.starts_with(about))?;
+        Some(found(&format!("{}/type", mount.property), finding))
     })
+}
+
+fn found(pointer: &str, finding: &Finding) -> Problem {
+    let message = format!("{}; {}{}", finding.what, finding.who.may(), finding.remedy);
+    Problem::new(pointer, message).code(&finding.code)
 }
 
 fn parse(config: Config, facts: &mut HostFacts) -> std::result::Result<Bundle, BundleError> {
