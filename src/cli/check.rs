@@ -9,7 +9,7 @@ use super::image_options::ImageRun;
 use super::spec::{self, Config};
 use super::{Global, image_run, print};
 use crate::bundle::{Bundle, BundleError, Problem};
-use crate::doctor::{Diagnosis, Weight};
+use crate::doctor::{Diagnosis, Finding, Weight};
 use crate::error::{Error, Result, printable, printable_json};
 use crate::host::HostFacts;
 use crate::image::merged::Merged;
@@ -19,7 +19,7 @@ use crate::{seccomp, sys};
 
 /// Tell whether a container would run here, and make nothing
 ///
-/// What would be refused, with the JSON pointer of each; what would be adapted or not enforced; and what the config names that
+/// What would be refused, with the JSON pointer of each, or because nothing can run here; what would be adapted or not enforced; and what the config names that
 /// is not on this host: the root filesystem, sources of mounts, the program, hooks. What only the kernel can tell is not
 /// known before `run`.
 #[derive(Debug, clap::Args)]
@@ -186,12 +186,13 @@ fn look(
     };
     plan.set_fake_root(global.fake_root().unwrap_or_default());
     adapted.extend(plan.notes.iter().cloned());
-    new_filesystems(&plan, &host, refused, adapted);
+    adapted.extend(masked_sys(&plan, &host));
     if let Some(filter) = &plan.seccomp
         && let Err(problems) = seccomp::prepare(filter, None)
     {
         refused.extend(problems);
     }
+    refused.extend(own_filesystems(&plan, &host));
     refused.extend(mounts(&plan).chain(devices(&plan)).chain(hooks(&plan)));
     match files.map_or_else(|| root(&plan.root.path), Ok) {
         Ok(files) => refused.extend(program(&plan, &files)),
@@ -211,40 +212,45 @@ fn look(
 fn blocking(host: &Diagnosis) -> impl Iterator<Item = Problem> {
     let all = host.findings.iter();
     let blocking = all.filter(|finding| finding.weight == Weight::Blocks);
-    blocking.map(|finding| {
-        let message = format!("{}; {}{}", finding.what, finding.who.may(), finding.remedy);
-        Problem::new("", message).code(&finding.code)
+    blocking.map(|finding| found("", finding))
+}
+
+/// New filesystems of the container's that the kernel does not make here, where others can be made.
+fn own_filesystems<'a>(plan: &'a Plan, host: &'a Diagnosis) -> impl Iterator<Item = Problem> + 'a {
+    plan.mounts.iter().filter_map(|mount| {
+        let MountSource::Filesystem { fstype, .. } = &mount.source else {
+            return None;
+        };
+        let about = match fstype.as_str() {
+            "proc" => "LDG-PROC-",
+            "sysfs" => "LDG-SYS-",
+            _ => return None,
+        };
+        let mut reducing = host.findings.iter().filter(|f| f.weight == Weight::Reduces);
+        let finding = reducing.find(|finding| finding.code.starts_with(about))?;
+        Some(found(&format!("{}/type", mount.property), finding))
     })
 }
 
-/// What is with the new procfs and sysfs of the plan, which the kernel judges by those that are there.
-fn new_filesystems(
-    plan: &Plan,
-    host: &Diagnosis,
-    refused: &mut Vec<Problem>,
-    adapted: &mut Vec<Note>,
-) {
-    for mount in &plan.mounts {
-        let MountSource::Filesystem { fstype, .. } = &mount.source else {
-            continue;
-        };
-        let codes: &[&str] = match fstype.as_str() {
-            "proc" => &["LDG-PROC-MASKED", "LDG-PROC-NONE"],
-            "sysfs" => &["LDG-SYS-MASKED", "LDG-SYS-NONE"],
-            _ => continue,
-        };
-        let mut found = host.findings.iter();
-        let Some(finding) = found.find(|finding| codes.contains(&finding.code.as_str())) else {
-            continue;
-        };
-        if finding.code == "LDG-SYS-MASKED" {
-            let note = sys_note(&mount.property, &finding.what, &finding.remedy);
-            adapted.push(note.code(&finding.code));
-        } else {
-            let message = format!("{}; {}", finding.what, finding.remedy);
-            refused.push(Problem::new(&mount.property, message).code(&finding.code));
-        }
-    }
+/// What is said of a sysfs that the host's stands in for, as it is masked.
+fn masked_sys<'a>(plan: &'a Plan, host: &'a Diagnosis) -> impl Iterator<Item = Note> + 'a {
+    let mut found = host.findings.iter();
+    let masked = found.find(|finding| finding.code == "LDG-SYS-MASKED");
+    plan.mounts
+        .iter()
+        .filter_map(move |mount| match &mount.source {
+            MountSource::Filesystem { fstype, .. } if fstype == "sysfs" => {
+                let finding = masked?;
+                let note = sys_note(&mount.property, &finding.what, &finding.remedy);
+                Some(note.code(&finding.code))
+            }
+            _ => None,
+        })
+}
+
+fn found(pointer: &str, finding: &Finding) -> Problem {
+    let message = format!("{}; {}{}", finding.what, finding.who.may(), finding.remedy);
+    Problem::new(pointer, message).code(&finding.code)
 }
 
 fn parse(config: Config, facts: &mut HostFacts) -> std::result::Result<Bundle, BundleError> {

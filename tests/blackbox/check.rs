@@ -1,10 +1,11 @@
 //! `check`: would it run here, and what would not be as it is asked; nothing is made.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, lodger_only};
+use crate::harness::{Fixture, lodger_only, spawn};
 use crate::nested::nested;
 
 /// What `check --json` tells, which exits with this status.
@@ -153,4 +154,32 @@ fn the_way_to_proc_counts() {
     let masks = "mount -t tmpfs none /proc/bus";
     let ran = nested(&fixture, &[], masks, &["check", "--proc=auto"]).exits(1);
     assert!(ran.out.contains("  code: LDG-PROC-MASKED\n"), "{ran:#?}");
+    for verb in [&["check"][..], &["run", "c"]] {
+        let ran = nested(&fixture, &[], masks, verb);
+        assert_ne!(ran.code, 0, "{ran:#?}");
+        let told = ran.out.clone() + &ran.err;
+        assert!(told.contains("  code: LDG-PROC-MASKED\n"), "{ran:#?}");
+    }
+}
+
+/// Her ids are nobody's in the user namespace around.
+#[test]
+fn where_nothing_can_run_all_is_refused() {
+    lodger_only!("check");
+    let mut fixture = Fixture::with_own_root();
+    fixture.sh("true");
+    fixture.write_config();
+    for (verb, status, refused) in [
+        (&["check"][..], 2, "refused: config.json: "),
+        (&["run", "c"], 1, "error: "),
+    ] {
+        let inner = fixture.command(verb);
+        let mut command = Command::new("/usr/bin/unshare");
+        command.arg("--user").arg(inner.get_program());
+        command.args(inner.get_args()).current_dir(fixture.bundle());
+        let ran = spawn(&mut command, b"").wait().exits(status);
+        let told = ran.out.clone() + &ran.err;
+        assert!(told.starts_with(refused), "{ran:#?}");
+        assert!(told.contains("  code: LDG-USERNS-UNMAPPED\n"), "{ran:#?}");
+    }
 }

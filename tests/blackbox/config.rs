@@ -274,7 +274,7 @@ fn a_namespace_that_is_not_asked_for_is_inherited() {
         .without_namespace("ipc")
         .unmount("/dev/mqueue");
     fixture.config.as_object_mut().unwrap().remove("hostname");
-    fixture.sh("readlink /proc/self/ns/uts /proc/self/ns/ipc /proc/self/ns/net");
+    fixture.sh("for n in uts ipc net; do readlink /proc/self/ns/$n; done");
     let out = fixture.run().ok();
     let inside: Vec<&str> = out.lines().collect();
     let host =
@@ -302,7 +302,7 @@ fn time_and_cgroup_namespaces() {
         .unwrap();
     namespaces.push(json!({"type": "cgroup"}));
     namespaces.push(json!({"type": "time"}));
-    fixture.sh("readlink /proc/self/ns/cgroup /proc/self/ns/time");
+    fixture.sh("for n in cgroup time; do readlink /proc/self/ns/$n; done");
     let out = fixture.run().ok();
     for (line, name) in out.lines().zip(["cgroup", "time"]) {
         let host = fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
