@@ -9,6 +9,7 @@ use super::image_options::ImageRun;
 use super::spec::{self, Config};
 use super::{Global, image_run, print};
 use crate::bundle::{Bundle, BundleError, Problem};
+use crate::doctor::{Diagnosis, Weight};
 use crate::error::{Error, Result, printable, printable_json};
 use crate::host::HostFacts;
 use crate::image::merged::Merged;
@@ -143,6 +144,8 @@ fn look(
 ) -> Result<()> {
     let mut facts = HostFacts::probe();
     super::cgroups::look_at_session(global.cgroups(), &mut facts);
+    let host = Diagnosis::make(global.store(), global.root.as_deref());
+    refused.extend(blocking(&host));
     if let Err(error) = Store::look_for_place(global.root.as_deref()) {
         refused.push(problem("", &error));
     }
@@ -193,6 +196,16 @@ fn look(
         ));
     }
     Ok(())
+}
+
+/// What keeps every container from being made here.
+fn blocking(host: &Diagnosis) -> impl Iterator<Item = Problem> {
+    let all = host.findings.iter();
+    let blocking = all.filter(|finding| finding.weight == Weight::Blocks);
+    blocking.map(|finding| {
+        let message = format!("{}; {}{}", finding.what, finding.who.may(), finding.remedy);
+        Problem::new("", message).code(&finding.code)
+    })
 }
 
 fn parse(config: Config, facts: &mut HostFacts) -> std::result::Result<Bundle, BundleError> {

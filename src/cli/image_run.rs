@@ -117,6 +117,36 @@ pub(super) fn prepare(
     }
 }
 
+/// Why a root filesystem is a copy.
+enum CopyReason {
+    Asked,
+    Kernel(String),
+    Store(String),
+}
+
+impl CopyReason {
+    fn note(&self) -> Note {
+        let (why, code) = match self {
+            Self::Asked => ("--copy asks for one".to_owned(), None),
+            Self::Kernel(why) => (unsaid(why), Some("LDG-OVERLAY-KERNEL")),
+            Self::Store(why) => (unsaid(why), Some("LDG-OVERLAY-STORE")),
+        };
+        let note = Note::new(
+            "/root",
+            format!("the root filesystem is a copy of the image: {why}"),
+            "--read-only and --tmpfs-upper need no copy, nor does --store DIR on a local filesystem such as ext4 or XFS",
+        );
+        match code {
+            Some(code) => note.code(code),
+            None => note,
+        }
+    }
+}
+
+fn unsaid(why: &str) -> String {
+    format!("no overlay can be had: {why}")
+}
+
 /// An image, and what becomes of it for a container.
 struct Described {
     image: Image,
@@ -216,7 +246,7 @@ impl FromImage {
     ) -> Result<()> {
         self.notes.extend_from_slice(&converted.notes);
         if let Some(why) = self.copy_reason(asked, upper)? {
-            self.copy(image, &converted.directories, (state, wish), &why)?;
+            self.copy(image, &converted.directories, (state, wish), why)?;
         } else {
             let upper = self.upper(image, asked, upper)?;
             let mut lower = image.lower();
@@ -232,18 +262,17 @@ impl FromImage {
     }
 
     /// Why the root filesystem has to be a copy; `None`: it can be an overlay.
-    fn copy_reason(&self, asked: &Asked, options: &Upper) -> Result<Option<String>> {
+    fn copy_reason(&self, asked: &Asked, options: &Upper) -> Result<Option<CopyReason>> {
         if options.copy {
-            return Ok(Some("--copy asks for one".to_owned()));
+            return Ok(Some(CopyReason::Asked));
         }
-        let unsaid = |why| format!("no overlay can be had: {why}");
         if let Some(why) = obstacle::of_kernel() {
-            return Ok(Some(unsaid(why)));
+            return Ok(Some(CopyReason::Kernel(why)));
         }
         if asked.read_only || options.tmpfs_upper.is_some() {
             return Ok(None);
         }
-        Ok(obstacle::of_upper(&self.store)?.map(unsaid))
+        Ok(obstacle::of_upper(&self.store)?.map(CopyReason::Store))
     }
 
     /// Makes the root filesystem a copy of the image.
@@ -252,7 +281,7 @@ impl FromImage {
         image: &Image,
         directories: &[String],
         (state, wish): (&Store, IdWish),
-        why: &str,
+        why: CopyReason,
     ) -> Result<()> {
         let what = || format!("cannot copy image {:?}", image.record.name);
         if self.writable.has("upper") {
@@ -287,11 +316,7 @@ impl FromImage {
         let notes: Vec<Note> = serde_json::from_slice(&notes.doing(what)?)
             .map_err(|e| Error::new(what()).because(e))?;
         self.notes.extend(notes);
-        self.notes.push(Note::new(
-            "/root",
-            format!("the root filesystem is a copy of the image: {why}"),
-            "--read-only and --tmpfs-upper need no copy, nor does --store DIR on a local filesystem such as ext4 or XFS",
-        ));
+        self.notes.push(why.note());
         Ok(())
     }
 

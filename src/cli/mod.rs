@@ -201,7 +201,11 @@ fn run(args: Vec<OsString>) -> u8 {
         .and_then(|()| dispatch(&global, command, &log))
         .inspect(|_| log.all_told());
     done.unwrap_or_else(|error| {
-        let error = consult(error, global.known());
+        let error = consult(
+            error,
+            global.known(),
+            (global.store(), global.root.as_deref()),
+        );
         log.error(&error);
         error.exit_status()
     })

@@ -4,7 +4,7 @@
 //! `/proc/self/exe`. A file that no id of the container may write needs no defence; any other is run from a sealed
 //! copy in memory.
 
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
@@ -13,11 +13,11 @@ use crate::sys::defence::{Defence, is_on};
 /// `preserved` of the caller's open files as this process found them.
 pub(super) fn against_overwriting(facts: &HostFacts, preserved: u32) -> Result<()> {
     let what = "cannot protect this program against being overwritten from the container";
-    let owner = sys::exe::owner().map_err(|e| Error::new(what).because(e))?;
+    let owner = sys::exe::owner().doing(|| what.to_owned())?;
     if !is_exposed(owner, facts) || sys::exe::is_sealed() || !is_on(Defence::SealedCopy) {
         return Ok(());
     }
-    sys::fd::keep_across_exec(preserved).map_err(|e| Error::new(what).because(e))?;
+    sys::fd::keep_across_exec(preserved).doing(|| what.to_owned())?;
     tracing::debug!("the program's file could be written by the container: running a sealed copy");
     Err(Error::new(what)
         .because(sys::exe::run_sealed())

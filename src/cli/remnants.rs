@@ -1,16 +1,19 @@
 //! What a container leaves behind: its place in the hierarchy of control groups, its writable layer.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cgroup::{self, CgroupRecord, Dir, Removal};
-use crate::error::{Doing, Error, Result};
+use crate::doctor::Step;
+use crate::error::{Doing, Error, Origin, Result};
 use crate::host::{HostFacts, IdWish, Joinable};
 use crate::image::containers;
 use crate::plan::{self, IdMapping};
-use crate::state::{Entry, Record, Store, boot_id};
+use crate::state::{Entry, Record, Store, is_this_boot};
 use crate::sys;
 use crate::sys::process::{Cloned, Exit};
 use crate::userns;
@@ -61,7 +64,7 @@ fn remove_cgroup_of(store: &Store, record: &Record) -> Result<()> {
         return Ok(());
     };
     // No cgroup outlives the machine's boot, and another one may have its name.
-    if record.boot_id != boot_id()? {
+    if is_this_boot(&record.boot_id)? != Some(true) {
         return Ok(());
     }
     remove_cgroup(store, wish(record), cgroup)
@@ -118,10 +121,12 @@ pub(super) fn in_outer(
     let child = match sys::process::clone(0).doing(&what)? {
         Cloned::Parent(child) => child,
         Cloned::Child => {
-            let done = sys::cred::die_with_parent(true)
-                .doing(&what)
+            let with_parent = || sys::cred::die_with_parent(true).doing(&what);
+            let done = with_parent()
                 .and_then(|()| userns::begin(&outer, store, &Joinable::default())?.finish())
-                .and_then(|_| work());
+                // Whoever gains capabilities loses it.
+                .and_then(|_| with_parent())
+                .and_then(|()| work());
             sys::process::exit_now(tell(theirs, done))
         }
     };
@@ -132,14 +137,41 @@ pub(super) fn in_outer(
         Exit::Code(0) => Ok(()),
         exit if read.is_err() || said.is_empty() => Err(Error::new(what()).because(exit)),
         _ => {
-            let (why, hint) = said.split_once('\0').unwrap_or((&said, ""));
-            let error = Error::new(what()).because(why);
-            Err(if hint.is_empty() {
-                error
-            } else {
-                error.hint(hint)
-            })
+            let told: Told =
+                serde_json::from_str(&said).map_err(|error| Error::new(what()).because(error))?;
+            Err(told.error(what()))
         }
+    }
+}
+
+/// An error on its way from the child.
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    why: String,
+    hint: Option<String>,
+    code: Option<String>,
+    step: Option<Step>,
+    origin: Option<Origin>,
+}
+
+impl From<&Error> for Told {
+    fn from(error: &Error) -> Self {
+        Self {
+            why: error.message(),
+            hint: error.hints(),
+            code: error.cause_code().map(str::to_owned),
+            step: error.failed_step(),
+            origin: error.origin().cloned(),
+        }
+    }
+}
+
+impl Told {
+    fn error(self, what: String) -> Error {
+        let error = Error::new(what).because(self.why).began_with(self.origin);
+        let error = self.step.into_iter().fold(error, Error::step);
+        let error = self.code.into_iter().fold(error, Error::code);
+        self.hint.into_iter().fold(error, Error::hint)
     }
 }
 
@@ -148,7 +180,7 @@ fn tell(line: OwnedFd, done: Result<()>) -> i32 {
     let Err(error) = done else {
         return 0;
     };
-    let text = format!("{}\0{}", error.message(), error.hints().unwrap_or_default());
-    let _nobody_to_tell = rustix::io::write(line, text.as_bytes());
+    let text = serde_json::to_vec(&Told::from(&error)).unwrap_or_default();
+    let _nobody_to_tell = File::from(line).write_all(&text);
     1
 }

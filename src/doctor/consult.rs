@@ -1,38 +1,52 @@
 //! What a failing command asks the table.
 
-use super::Step;
+use std::path::Path;
+
 use super::readings::Readings;
-use super::table::rows;
+use super::table::{Row, rows};
+use super::{Area, Step};
 use crate::error::{Error, Origin};
 use crate::host::HostFacts;
 
 /// The most lines of advice that are given.
 const MAX_HINTS: usize = 3;
 
+/// Says that something failed, and not why: a cause that is found counts more.
+const GENERAL: &str = "LDG-HELPER-FAILED";
+
 /// Adds to `error` the code of its cause and what removes it, if the table knows; nothing is read when it does not apply.
 ///
 /// `facts` are those that the command has read, at best before this process changed its namespaces; they count more than what can be
-/// read now.
+/// read now. `store` and `root` are the places for images and for the state of containers that were named.
 #[must_use]
-pub fn consult(error: Error, facts: Option<&HostFacts>) -> Error {
+pub fn consult(
+    error: Error,
+    facts: Option<&HostFacts>,
+    (store, root): (Option<&Path>, Option<&Path>),
+) -> Error {
+    let code = error.cause_code().map(str::to_owned);
+    let code = code.as_deref();
+    if error.hints().is_some() && code.is_some_and(|code| code != GENERAL) {
+        return error;
+    }
     let Some(step) = step_of(&error) else {
         return error;
     };
-    if let Some(code) = error.cause_code() {
-        if error.hints().is_some() {
-            return error;
-        }
-        let readings = Readings::after(step, &error, facts);
+    let readings = Readings::after(step, &error, facts, (store, root));
+    if let Some(code) = code.filter(|code| *code != GENERAL) {
         let row = rows().find(|row| row.code == code);
-        let finding = row.and_then(|row| row.finding(&readings));
-        return match finding {
-            Some(finding) => error.hint(finding.remedy),
-            None => error,
-        };
+        match row.and_then(|row| row.finding(&readings)) {
+            Some(finding) if error.hints().is_none() => return error.hint(finding.remedy),
+            _ => return error,
+        }
     }
-    let readings = Readings::after(step, &error, facts);
-    let mut candidates = rows().filter(|row| row.steps.contains(&step));
-    let Some(finding) = candidates.find_map(|row| row.finding(&readings)) else {
+    // Why helpers fail was read before they ran, but for what is around them.
+    let may_be = |row: &&Row| code.is_none() || row.area == Area::Mounts;
+    let candidates = rows().filter(|row| row.steps.contains(&step));
+    let mut findings = candidates
+        .filter(may_be)
+        .filter_map(|row| row.finding(&readings));
+    let Some(finding) = findings.next() else {
         return error;
     };
     let hints = [
@@ -43,19 +57,20 @@ pub fn consult(error: Error, facts: Option<&HostFacts>) -> Error {
     hints.into_iter().take(MAX_HINTS).fold(error, Error::hint)
 }
 
-/// What was being done: as the error says, else as the system call or the message tells.
+/// What was being done: as the error says, else as the system call tells, or the code that it has already.
 fn step_of(error: &Error) -> Option<Step> {
-    let inferred = || match error.origin() {
-        Some(origin) => infer(origin),
-        None => by_message(&error.message()),
-    };
+    let inferred = || error.origin().and_then(infer);
     match error.failed_step() {
         // A path of the config may be a device's.
         Some(Step::RootPath | Step::Mount | Step::File) if inferred() == Some(Step::Device) => {
             Some(Step::Device)
         }
         Some(step) => Some(step),
-        None => inferred(),
+        None => inferred().or_else(|| {
+            let code = error.cause_code()?;
+            let row = rows().find(|row| row.code == code)?;
+            row.steps.first().copied()
+        }),
     }
 }
 
@@ -86,18 +101,6 @@ fn infer(origin: &Origin) -> Option<Step> {
         "setrlimit" | "prlimit64" => Some(Step::Limit),
         _ if is(&[libc::ENOSPC, libc::EDQUOT, libc::EROFS]) => Some(Step::File),
         _ if is(&[libc::EMFILE, libc::ENFILE]) => Some(Step::File),
-        _ => None,
-    }
-}
-
-/// Where only the message tells: a config asks for what `plan` refuses, or a call is in the cause.
-fn by_message(message: &str) -> Option<Step> {
-    match message {
-        _ if message.contains("(\"/proc/") && message.contains("ENOENT") => Some(Step::MountProc),
-        _ if message.contains("nobody can keep this limit") => Some(Step::Cgroup),
-        _ if message.contains("/process/rlimits/") && message.contains("cannot be raised") => {
-            Some(Step::Limit)
-        }
         _ => None,
     }
 }

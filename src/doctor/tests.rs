@@ -182,9 +182,9 @@ fn failure(call: &'static str, args: &str, errno: i32) -> Error {
 #[test]
 fn a_failure_without_a_step_stays_as_it_is() {
     let error = Error::new("container does not exist").hint("look");
-    assert_eq!(consult(error.clone(), None), error);
+    assert_eq!(consult(error.clone(), None, (None, None)), error);
     let error = failure("read", "fd", libc::EIO).hint("wait");
-    assert_eq!(consult(error.clone(), None), error);
+    assert_eq!(consult(error.clone(), None, (None, None)), error);
 }
 
 #[test]
@@ -192,9 +192,9 @@ fn a_failure_with_a_code_and_a_hint_stays_as_it_is() {
     let error = failure("keyctl", "x", libc::EDQUOT)
         .code("LDG-KEYRING-QUOTA")
         .hint("mine");
-    assert_eq!(consult(error.clone(), None), error);
+    assert_eq!(consult(error.clone(), None, (None, None)), error);
     let bare = failure("keyctl", "x", libc::EDQUOT).code("LDG-KEYRING-QUOTA");
-    let helped = consult(bare, None);
+    let helped = consult(bare, None, (None, None));
     assert_eq!(helped.cause_code(), Some("LDG-KEYRING-QUOTA"));
     assert!(
         helped.hints().unwrap().contains("kernel.keys.maxkeys"),
@@ -206,11 +206,14 @@ fn a_failure_with_a_code_and_a_hint_stays_as_it_is() {
 fn a_cause_is_not_told_by_the_error_number_alone() {
     // This machine makes user namespaces: whatever refused one is no row's.
     let error = failure("prlimit64", "0, RLIMIT_NOFILE, 5, 5", libc::EINVAL).step(Step::Limit);
-    assert_eq!(consult(error, None).cause_code(), None);
+    assert_eq!(consult(error, None, (None, None)).cause_code(), None);
     let error = failure("prlimit64", "0, RLIMIT_NOFILE, 5, 5", libc::EPERM).step(Step::Limit);
-    assert_eq!(consult(error, None).cause_code(), Some("LDG-RLIMIT"));
+    assert_eq!(
+        consult(error, None, (None, None)).cause_code(),
+        Some("LDG-RLIMIT")
+    );
     let error = failure("keyctl", "KEYCTL_SETPERM", libc::EACCES);
-    assert_eq!(consult(error, None).cause_code(), None);
+    assert_eq!(consult(error, None, (None, None)).cause_code(), None);
 }
 
 #[test]
@@ -223,7 +226,7 @@ fn a_failure_names_the_directory_that_is_closed() {
     #[expect(clippy::disallowed_methods, reason = "a directory to look at is made")]
     std::fs::set_permissions(place.path(), closed).unwrap();
     let error = failure("open_tree", &format!("AT_FDCWD, {path:?}, 0"), libc::EACCES);
-    let error = consult(error.hint("general"), None);
+    let error = consult(error.hint("general"), None, (None, None));
     assert_eq!(error.cause_code(), Some("LDG-ROOT-REACH"));
     let hints = error.hints().unwrap();
     assert!(

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 mod account;
 mod cgroup;
 mod details;
-mod first;
 mod joined;
 mod mountinfo;
 mod net;

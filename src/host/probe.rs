@@ -90,7 +90,6 @@ impl HostFacts {
             cgroup,
             session: None,
         }
-        .remembered()
     }
 }
 

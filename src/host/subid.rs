@@ -25,7 +25,7 @@ pub fn skipped_code(note: &str) -> Option<&'static str> {
         (MALFORMED, "LDG-SUBID-MALFORMED"),
         (EMPTY, "LDG-SUBID-MALFORMED"),
         (TOO_FAR, "LDG-SUBID-OVERFLOW"),
-        (HOLDS_OWN, "LDG-SUBID-OVERLAP"),
+        (HOLDS_OWN, "LDG-SUBID-OWN"),
         (OVERLAPS_OWN, "LDG-SUBID-OVERLAP"),
         (OVERLAPS_OTHER, "LDG-SUBID-OVERLAP"),
     ]

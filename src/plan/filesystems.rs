@@ -127,6 +127,11 @@ impl Planner<'_> {
                 false => format!("add {{\"type\": {namespace:?}}} to /linux/namespaces"),
             },
         );
+        if kind == Namespace::Network
+            && let Some(note) = self.notes.last_mut()
+        {
+            note.code = Some("LDG-SYS-NETNS".to_owned());
+        }
         self.drop_filesystem_options(source);
         MountSource::Bind {
             source: PathBuf::from(source),

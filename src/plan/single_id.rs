@@ -135,18 +135,20 @@ fn missing(facts: &HostFacts) -> Option<SingleIdCause> {
     // Where one is there and not used, that is among the notes, and begins with its path.
     let unusable = facts.subid_notes.iter();
     let mut unusable = unusable.filter(|note| note.contains(&format!("/{program} is not used: ")));
-    let (why, remedy) = match unusable.next() {
+    let (code, why, remedy) = match unusable.next() {
         Some(why) => (
+            "LDG-HELPER-UNSAFE",
             why.clone(),
             // To be made root's as it is, it could be anything by now.
             "ask the administrator to install it anew, as others could have replaced it: apt install --reinstall uidmap (it is to be root's alone, with mode 4755)".to_owned(),
         ),
         None => (
+            "LDG-HELPER-MISSING",
             format!("there is no usable {program} in the system's directories"),
             "ask the administrator to run: apt install uidmap".to_owned(),
         ),
     };
-    Some(SingleIdCause::new("LDG-HELPER-MISSING", why, remedy))
+    Some(SingleIdCause::new(code, why, remedy))
 }
 
 /// The helpers look for the account's name, and fail where there is none.
@@ -260,6 +262,9 @@ fn skipped_remedy(code: &str) -> &'static str {
         }
         "LDG-SUBID-OVERLAP" => {
             "ask the administrator for a range that is in no other line: usermod --add-subuids and --add-subgids"
+        }
+        "LDG-SUBID-OWN" => {
+            "ask the administrator to take the account's own id out of the line, or the line away: those that are left are used"
         }
         _ => {
             "ask the administrator to write the line as NAME:START:COUNT, with plain decimal numbers"

@@ -91,6 +91,16 @@ fn every_lack_has_its_code_its_words_and_its_remedy() {
             "in no other line",
         ),
         (
+            without_ranges(
+                true,
+                true,
+                &["/etc/subuid line 1 is skipped: it holds the caller's own id"],
+            ),
+            "LDG-SUBID-OWN",
+            "own id",
+            "take the account's own id out",
+        ),
+        (
             no_helper("newuidmap", &[]),
             "LDG-HELPER-MISSING",
             "no usable newuidmap",
@@ -98,7 +108,7 @@ fn every_lack_has_its_code_its_words_and_its_remedy() {
         ),
         (
             no_helper("newgidmap", &[not_used]),
-            "LDG-HELPER-MISSING",
+            "LDG-HELPER-UNSAFE",
             "everybody can write",
             "install it anew",
         ),

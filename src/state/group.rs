@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
-use super::{Member, Record, boot_id};
+use super::{Member, Record, is_this_boot};
 use crate::cgroup::Dir;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
@@ -42,7 +42,7 @@ impl Group {
             return Ok(None);
         };
         // The numbers of cgroups begin anew with each boot.
-        if boot_id()? != record.boot_id {
+        if is_this_boot(&record.boot_id)? != Some(true) {
             return Ok(None);
         }
         let Some(top) = cgroup.open()? else {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::group::Group;
 use super::process;
-use super::{NamespaceMark, Record, boot_id, once_visible};
+use super::{NamespaceMark, Record, is_this_boot, once_visible};
 use crate::error::{Doing, Error, Result};
 use crate::host::IdRange;
 use crate::sys;
@@ -334,7 +334,7 @@ fn sought(kind: Kind, record: &Record) -> Result<Sought> {
             return Ok(Sought::Held(namespace.doing(what)?));
         }
     }
-    if boot_id()? != record.boot_id {
+    if is_this_boot(&record.boot_id)? != Some(true) {
         return Ok(Sought::Nothing);
     }
     Ok(match &record.mark {

@@ -32,7 +32,7 @@ use full::because_full;
 pub(crate) use full::because_full_of;
 
 pub use members::{Member, Members};
-pub use process::{ProcessIdentity, boot_id, once_visible};
+pub use process::{ProcessIdentity, boot_id, is_this_boot, once_visible};
 pub use record::{ImageUse, NamespaceMark, OuterRecord, Record, UserNamespaceRecord};
 pub use report::ContainerState;
 pub use status::Status;

@@ -55,9 +55,14 @@ pub(super) fn others(first: Option<&Path>) -> impl Iterator<Item = (OwnedFd, Pat
     places.filter_map(|place| Some((open_store(&place, true).ok()?, place)))
 }
 
+/// Whether what is in `place` may be gone when its user logs out.
+pub(crate) fn is_passing(place: &Path) -> bool {
+    place.starts_with(EMPTIED)
+}
+
 /// What there is to say of a place that loses what is in it earlier than others.
 pub(super) fn note(place: &Path) -> Option<Note> {
-    place.starts_with(EMPTIED).then(|| {
+    is_passing(place).then(|| {
         Note::new(
             "--root",
             format!(

@@ -45,7 +45,8 @@ impl ProcessIdentity {
         if !is_on(Defence::ProcessIdentity) {
             return lives;
         }
-        lives && boot_id().is_ok_and(|now| now == recorded_boot_id)
+        // What cannot be told: no two processes of one boot share both.
+        lives && is_this_boot(recorded_boot_id).is_ok_and(|same| same.unwrap_or(true))
     }
 
     /// How the process ended, if it has and was not reaped (proc_pid_stat(5), field 52).
@@ -139,12 +140,38 @@ pub(super) fn parent_and_uid(pid: i32) -> Option<(i32, u32)> {
     Some((field("PPid:")?.parse().ok()?, field("Uid:")?.parse().ok()?))
 }
 
-/// This boot's id (random(4), /proc/sys/kernel/random/boot_id).
+/// What the time of a boot begins with where it stands for the boot's id.
+const BOOT_TIME: &str = "btime ";
+
+/// This boot's id (random(4), /proc/sys/kernel/random/boot_id); where /proc/sys is masked the time of the boot (proc_stat(5))
+/// stands for it.
 pub fn boot_id() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text =
-        sys::path::read_regular(path, SMALL_FILE).doing(|| "cannot read the boot id".to_owned())?;
+    let read = sys::path::read_regular(path, SMALL_FILE);
+    let masked = matches!(&read, Err(error) if error.is(libc::ENOENT));
+    if let Some(time) = masked.then(boot_time).flatten() {
+        return Ok(time);
+    }
+    let text = read.doing(|| "cannot read the boot id".to_owned())?;
     Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+fn boot_time() -> Option<String> {
+    let text = sys::path::read_regular(Path::new("/proc/stat"), STATUS_FILE).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().find(|line| line.starts_with(BOOT_TIME));
+    line.map(str::to_owned)
+}
+
+/// Whether `recorded` ([`boot_id`]) is this boot's; `None`: only one of the two could be read as an id, and not now.
+pub fn is_this_boot(recorded: &str) -> Result<Option<bool>> {
+    let now = boot_id()?;
+    let by_time = |id: &str| id.starts_with(BOOT_TIME);
+    Ok(match (by_time(recorded), by_time(&now)) {
+        (false, true) => None,
+        (true, false) => boot_time().map(|time| time == recorded),
+        _ => Some(now == recorded),
+    })
 }
 
 fn read_stat(pid: i32) -> sys::Result<Option<(char, u64)>> {
@@ -193,6 +220,9 @@ mod tests {
         let boot = boot_id().unwrap();
         assert!(own.is_alive(&boot));
         assert!(!own.is_alive("another boot"));
+        // Where /proc/sys was masked.
+        assert!(own.is_alive(&boot_time().unwrap()));
+        assert!(!own.is_alive("btime 7"));
         let reused = ProcessIdentity {
             start_time: own.start_time + 1,
             ..own

@@ -32,6 +32,23 @@ subordinate() {
     put /etc/subgid "${2-$1}"
 }
 
+# /dev/shm is empty, and of /var/tmp everything is there but what lodger has left: the command's own is gone with it.
+own_places() {
+    local old entry
+    mount -t tmpfs -o mode=1777 lockdown /dev/shm
+    old=$(mktemp -d /tmp/old.XXXXXX)
+    mount --rbind /var/tmp "$old"
+    mount -t tmpfs -o mode=1777 lockdown /var/tmp
+    for entry in "$old"/*; do
+        case ${entry##*/} in lodger-[0-9]* | lodger-store-*) continue ;; esac
+        [[ -d $entry && ! -L $entry ]] || continue
+        mkdir "/var/tmp/${entry##*/}"
+        mount --rbind "$entry" "/var/tmp/${entry##*/}"
+    done
+    umount -l "$old"
+    rmdir "$old"
+}
+
 # The directory of the id map helpers becomes one that can be changed.
 open_helpers() {
     local changes
@@ -401,8 +418,11 @@ condition_home-inodes() {
     while : 2>/dev/null >"$home/$number"; do number=$((number + 1)); done
 }
 
-# ro-tmp: /tmp is read-only
-condition_ro-tmp() { mount -o remount,bind,ro /tmp; }
+# ro-tmp: /tmp and /var/tmp are read-only
+condition_ro-tmp() {
+    mount -o remount,bind,ro /tmp
+    mount -o remount,bind,ro /var/tmp
+}
 
 # locked-path: a directory on the way to /srv/locked/way/rootfs can be searched by root alone
 condition_locked-path() {

@@ -17,7 +17,12 @@ use crate::sys::invalid::Call;
 
 impl Readings {
     /// What the rows of `step` need after `error`. `facts` were read before this process changed, and count.
-    pub(in crate::doctor) fn after(step: Step, error: &Error, facts: Option<&HostFacts>) -> Self {
+    pub(in crate::doctor) fn after(
+        step: Step,
+        error: &Error,
+        facts: Option<&HostFacts>,
+        named: (Option<&Path>, Option<&Path>),
+    ) -> Self {
         let facts = facts.cloned().or_else(facts_now);
         let facts = facts.as_ref();
         let failed = Failed {
@@ -31,7 +36,7 @@ impl Readings {
             over_quota: failed.errno() == libc::EDQUOT,
             ..Self::default()
         };
-        readings.learn(step, &failed);
+        readings.learn(step, &failed, named);
         if let Some(trial) = trial_of(step) {
             let outcome = Outcome::Failed(failed.clone());
             readings.trials = BTreeMap::from([(trial, outcome)]);
@@ -40,7 +45,12 @@ impl Readings {
         readings
     }
 
-    fn learn(&mut self, step: Step, failed: &Failed) {
+    fn learn(
+        &mut self,
+        step: Step,
+        failed: &Failed,
+        (store, root): (Option<&Path>, Option<&Path>),
+    ) {
         let facts = self.facts.clone();
         let facts = facts.as_ref();
         let uid = self.caller.as_ref().map_or(0, |caller| caller.uid);
@@ -54,14 +64,16 @@ impl Readings {
             Step::Mount | Step::MountProc | Step::MountSys => self.learn_namespaces(facts),
             Step::MountOverlay => {
                 self.learn_namespaces(facts);
-                self.places = Some(Places::read(None, None));
+                self.places = Some(Places::read(store, root));
             }
             Step::RootPath => self.closed = path_in(failed).and_then(closed_to),
             Step::State => {
-                self.places = Some(Places::read(None, path_in(failed).as_deref()));
+                let path = path_in(failed);
+                self.places = Some(Places::read(store, path.as_deref().or(root)));
             }
             Step::Store | Step::File | Step::Program => {
-                self.places = Some(Places::read(path_in(failed).as_deref(), None));
+                let path = path_in(failed);
+                self.places = Some(Places::read(path.as_deref().or(store), root));
                 self.limits = Some(Limits::read(uid));
             }
             Step::Cgroup | Step::Session => {
@@ -100,11 +112,8 @@ impl Readings {
     }
 }
 
-/// The facts as they can be read now: not where this process has no ids any more.
+/// Where the command has read none, the facts as they can be read now: not where this process has no ids any more.
 fn facts_now() -> Option<HostFacts> {
-    if let Some(first) = HostFacts::first() {
-        return Some(first.clone());
-    }
     let uid = sys::cred::uid();
     let is_mapped = own_uid_map().iter().any(|line| line.has(uid));
     is_mapped.then(HostFacts::probe)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 use crate::image::probe::name_of;
 use crate::image::store;
 use crate::{state, sys};
@@ -46,6 +47,15 @@ pub struct Place {
     pub free_inodes: Option<u64>,
 }
 
+/// The usual place of the store, where it cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    /// The code of the cause.
+    pub code: String,
+    /// The place, and why it cannot be used.
+    pub why: String,
+}
+
 /// All three.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -56,12 +66,18 @@ pub struct Places {
     /// The store of images; `None`: nothing says where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Place>,
+    /// Why the store is not in its usual place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passed: Option<Passed>,
     /// The state of containers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<Place>,
     /// Why the state cannot be kept in its usual place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_state: Option<String>,
+    /// Whether it is kept where it may be emptied when the caller logs out, as nothing better was found.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub passing_state: bool,
 }
 
 /// Whose turn it is while all are read.
@@ -95,13 +111,21 @@ impl Places {
         let home = home.filter(|path| path.is_absolute());
         let home = home.map(|path| Place::read(&path));
         tell(Turn::Store);
-        let store = store
-            .map(Path::to_owned)
-            .or_else(|| store::Place::find(None).ok().map(|place| place.path));
+        let (store, passed) = match store::Place::find(store) {
+            Ok(place) => (Some(place.path.clone()), Passed::of(&place)),
+            Err(error) => (None, Passed::of_all(&error)),
+        };
         let store = store.map(|path| Place::read(&path));
         tell(Turn::State);
         let state = state::place::of(root);
-        let opened = state::Store::open(root).err();
+        let passing_state = root.is_none()
+            && state
+                .as_ref()
+                .is_ok_and(|place| state::place::is_passing(place));
+        let opened = match &state {
+            Ok(_) => state::Store::open(root).err(),
+            Err(none) => Some(none.clone()),
+        };
         let state = state.ok().map(|path| Place::read(&path));
         let cannot_make = state.as_ref().and_then(|place| {
             place.refuses.map(|errno| {
@@ -111,9 +135,29 @@ impl Places {
         Self {
             home,
             store,
+            passed,
+            passing_state,
             no_state: opened.map(|error| error.message()).or(cannot_make),
             state,
         }
+    }
+}
+
+impl Passed {
+    fn of(place: &store::Place) -> Option<Self> {
+        let (first, why) = place.passed.as_ref()?;
+        Some(Self {
+            code: why.code().to_owned(),
+            why: format!("{first:?}: {}", why.describe()),
+        })
+    }
+
+    /// Where there is no other place either.
+    fn of_all(error: &Error) -> Option<Self> {
+        Some(Self {
+            code: error.cause_code()?.to_owned(),
+            why: error.cause()?,
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use crate::doctor::readings::{Caller, Failed, Helper, Readings, Seen, Trial};
 use crate::doctor::step::Step;
 use crate::error::shell_word;
 use crate::host::{HelperObstacle, HostFacts, IdRange};
+use crate::plan::idmap::single_id_cause;
 
 /// How many ids a container should have: those that a distribution gives to its own users end before.
 const USUAL: u64 = 65_536;
@@ -23,13 +24,14 @@ const fn row(code: &'static str, who: Who, look: fn(&Readings) -> Option<Found>)
     }
 }
 
-pub(super) const ROWS: [Row; 16] = [
+pub(super) const ROWS: [Row; 17] = [
     row("LDG-SUBID-NSS", Who::Administrator, directory_account),
     row("LDG-SUBID-NONE", Who::Administrator, no_ids),
     row("LDG-SUBID-UID-ONLY", Who::Administrator, uids_only),
     row("LDG-SUBID-GID-ONLY", Who::Administrator, gids_only),
     row("LDG-HELPER-MISSING", Who::Administrator, missing),
     row("LDG-HELPER-UNSAFE", Who::Administrator, unsafe_helper),
+    row("LDG-HELPER-NAME", Who::Administrator, nameless),
     row("LDG-HELPER-NNP", Who::Surroundings, no_new_privileges),
     row("LDG-HELPER-NOSUID", Who::Administrator, nosuid),
     row("LDG-HELPER-PRIVILEGE", Who::Administrator, no_privilege),
@@ -239,6 +241,13 @@ fn unsafe_helper(readings: &Readings) -> Option<Found> {
             install(readings)
         ),
     )
+}
+
+/// In the words of `run`, which looks at the same.
+fn nameless(readings: &Readings) -> Option<Found> {
+    let cause = single_id_cause(facts(readings)?)?;
+    (cause.code == Some("LDG-HELPER-NAME")).then_some(())?;
+    Found::new(Weight::Reduces, cause.why, ONE_ID, cause.remedy)
 }
 
 fn no_new_privileges(readings: &Readings) -> Option<Found> {

@@ -202,8 +202,15 @@ fn sys_masked(readings: &Readings) -> Option<Found> {
 
 fn sys_read_only(readings: &Readings) -> Option<Found> {
     let read_only = readings.mounts.as_ref()?.sys == Seen::ReadOnly;
-    let seen = read_only.then(|| "/sys is mounted read-only".to_owned())?;
-    sys_refused(readings, seen)
+    readings.failed(&[Trial::Sysfs])?;
+    let there = read_only.then_some("/sys is mounted read-only")?;
+    Found::new(
+        // A config that asks for it read-only, as most do, gets it.
+        Weight::Costs,
+        format!("{there}: the kernel makes no new sysfs in a container that could be written to"),
+        "containers whose config mounts sysfs without \"ro\" are refused, or with --proc=auto bind this one, with a note",
+        "add \"ro\" to the options of sysfs in config.json",
+    )
 }
 
 fn sys_none(readings: &Readings) -> Option<Found> {

@@ -96,6 +96,17 @@ fn silent(readings: &Readings) -> Option<Found> {
 
 fn state_place(readings: &Readings) -> Option<Found> {
     let places = readings.places.as_ref()?;
+    if let (None, Some(state), true) = (&places.no_state, &places.state, places.passing_state) {
+        return Found::new(
+            Weight::Costs,
+            format!(
+                "the state of containers has no better place than {}",
+                state.path.display()
+            ),
+            "when you log out it may be emptied (RemoveIPC=, logind.conf(5)), and running containers are lost from view",
+            "export XDG_RUNTIME_DIR with a directory that only you can write to; or lodger --root DIR …",
+        );
+    }
     let why = places.no_state.as_ref()?;
     Found::new(
         Weight::Costs,
@@ -105,8 +116,45 @@ fn state_place(readings: &Readings) -> Option<Found> {
     )
 }
 
+/// That the usual place of the store was passed over for the cause with `code`.
+fn passed(readings: &Readings, code: &str) -> Option<Found> {
+    let places = readings.places.as_ref()?;
+    let passed = places
+        .passed
+        .as_ref()
+        .filter(|passed| passed.code == code)?;
+    let costs = match &places.store {
+        Some(store) => format!(
+            "images, and what containers write, are kept in {}, which may be cleaned; each command that uses it says so",
+            store.path.display()
+        ),
+        None => "images have no place at all; bundles are not concerned".to_owned(),
+    };
+    Found::new(
+        Weight::Costs,
+        format!("images cannot be kept in the usual place, {}", passed.why),
+        costs,
+        match code {
+            "LDG-HOME-READONLY" => {
+                "export LODGER_STORE=DIR with a directory of yours that can be written to"
+            }
+            "LDG-HOME-FOREIGN" => "export HOME, or LODGER_STORE, with a directory that is yours",
+            _ => "export LODGER_STORE=DIR with a directory that is there",
+        },
+    )
+}
+
+/// Whether it is known why the store is not in its usual place.
+fn is_passed(readings: &Readings) -> bool {
+    let places = readings.places.as_ref();
+    places.is_some_and(|places| places.passed.is_some())
+}
+
 fn missing(readings: &Readings) -> Option<Found> {
     readings.may_be(&DENIED).then_some(())?;
+    if is_passed(readings) {
+        return passed(readings, "LDG-HOME-MISSING");
+    }
     let places = readings.places.as_ref()?;
     let what = match &places.home {
         None if places.store.is_none() => {
@@ -130,6 +178,9 @@ fn missing(readings: &Readings) -> Option<Found> {
 
 fn foreign(readings: &Readings) -> Option<Found> {
     readings.may_be(&DENIED).then_some(())?;
+    if is_passed(readings) {
+        return passed(readings, "LDG-HOME-FOREIGN");
+    }
     let places = readings.places.as_ref()?;
     let uid = readings.caller.as_ref()?.uid;
     let home = places
@@ -153,6 +204,9 @@ fn foreign(readings: &Readings) -> Option<Found> {
 }
 
 fn read_only(readings: &Readings) -> Option<Found> {
+    if is_passed(readings) {
+        return passed(readings, "LDG-HOME-READONLY");
+    }
     let store = store(readings)?;
     if !store.read_only {
         return None;

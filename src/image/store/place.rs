@@ -80,7 +80,8 @@ impl Place {
 }
 
 impl Unusable {
-    fn describe(&self) -> String {
+    /// The cause, a clause.
+    pub fn describe(&self) -> String {
         match self {
             Self::Missing => "there is no such home".to_owned(),
             Self::Foreign(owner) => format!("it would be in a directory of uid {owner}"),
@@ -88,7 +89,8 @@ impl Unusable {
         }
     }
 
-    fn code(&self) -> &'static str {
+    /// The code of the cause (see [`crate::doctor`]).
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Missing => "LDG-HOME-MISSING",
             Self::Foreign(_) | Self::Unreachable(_) => "LDG-HOME-FOREIGN",

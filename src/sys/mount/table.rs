@@ -71,11 +71,12 @@ pub(super) fn beneath(entries: &[Entry], top: u64) -> Vec<&Entry> {
     let of_tree = || entries.iter().filter(|entry| tree.contains(&entry.id));
     // On top of it, or on a directory that leads to it without being on the way.
     let covers = |other: &Entry, entry: &Entry| match other.point == entry.point {
+        true if other.id == entry.id => false,
         true => is_above(entries, entry.id, other),
         false => entry.point.starts_with(&other.point) && !is_above(entries, other.id, entry),
     };
     of_tree()
-        .filter(|entry| !of_tree().any(|other| other.id != entry.id && covers(other, entry)))
+        .filter(|entry| !of_tree().any(|other| covers(other, entry)))
         .collect()
 }
 
