@@ -12,6 +12,7 @@ use super::subid::{parse_getsubids, parse_subid};
 use super::text::{parse_id_map, parse_nsswitch, parse_passwd_name};
 use super::{CgroupReading, Details, HostFacts, IdRange, IdWish, Limit, MapLine};
 use crate::sys;
+use crate::sys::defence::{Defence, is_on};
 use crate::sys::path::read_regular;
 
 /// The most that is read of one file, in bytes.
@@ -58,8 +59,10 @@ impl HostFacts {
         let newuidmap = helper("newuidmap", in_user_namespace, &mut notes);
         let newgidmap = helper("newgidmap", in_user_namespace, &mut notes);
         let with_ids = !subuid.is_empty() && !subgid.is_empty();
+        // An attacker's own program has no privilege, and runs all the same where its place is no matter.
+        let looked_at = with_ids && is_on(Defence::HelperPaths);
         let helper_obstacle = match (&newuidmap, &newgidmap) {
-            (Some((uids, of_uids)), Some((gids, of_gids))) if with_ids => {
+            (Some((uids, of_uids)), Some((gids, of_gids))) if looked_at => {
                 obstacle::read(uid, (uids, of_uids), (gids, of_gids))
             }
             _ => None,

@@ -176,7 +176,7 @@ fn the_plan_shows_it() {
 #[test]
 fn exec_works_with_it() {
     lodger_only!("--proc");
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::with_own_root();
     fixture.args(&["/bin/sleep", "600"]);
     fixture.runtime(&["run", "-d", "--proc=bind", "c"]).exits(0);
     fixture.wait_status("c", "running");
