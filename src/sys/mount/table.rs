@@ -76,7 +76,7 @@ pub(super) fn beneath(entries: &[Entry], top: u64) -> Vec<&Entry> {
         false => entry.point.starts_with(&other.point) && !is_above(entries, other.id, entry),
     };
     of_tree()
-        .filter(|entry| !of_tree().any(|other| other.id != entry.id && covers(other, entry)))
+        .filter(|entry| !of_tree().any(|other| covers(other, entry)))
         .collect()
 }
 
