@@ -7,14 +7,14 @@ use crate::bundle::Bundle;
 use crate::cgroup;
 use crate::error::{Doing, Error, Result};
 use crate::host::Joinable;
-use crate::init::{Init, Manner, Stage};
+use crate::init::{Init, Manner};
 use crate::plan::{Hook, Namespace, Note, Outer, Plan, UserNamespace};
 use crate::seccomp::Agent;
 use crate::state::{ContainerState, Entry, ImageUse, NamespaceMark, OuterRecord, Record, Status};
 use crate::sys;
 use crate::sys::memory::SharedByte;
 use crate::sys::ns::flag;
-use crate::sys::process::{Child, Cloned, Exit};
+use crate::sys::process::{Child, Cloned};
 use crate::userns::{self, Entering};
 
 mod cgroups;
@@ -30,6 +30,7 @@ pub mod line;
 mod nameless;
 mod net_devices;
 pub mod notify;
+mod problem;
 mod record;
 mod relay;
 mod start;
@@ -47,7 +48,8 @@ pub use whole_file::WholeFile;
 
 use cgroups::without_cgroup;
 use hook::Told;
-use line::{Failure, Handshake, Next, Order, Phase, ProtocolError, RuntimeEnd};
+use line::{Handshake, Next, Order, Phase, ProtocolError, RuntimeEnd};
+use problem::{Problem, end, reported, undo};
 
 /// What is done with the container once it is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -411,61 +413,6 @@ fn bit(kind: Namespace) -> u32 {
     }
 }
 
-/// Why the conversation with init ended.
-pub(super) enum Problem {
-    Ours(Error),
-    Line(sys::Error),
-    Protocol(ProtocolError),
-    Init(Failure),
-}
-
-impl From<Error> for Problem {
-    fn from(error: Error) -> Self {
-        Self::Ours(error)
-    }
-}
-
-impl Problem {
-    /// One error for the reader; `end` is how init ended and where, if that is known.
-    fn explain(self, end: Option<String>) -> Error {
-        match self {
-            Self::Ours(error) => error,
-            Self::Init(failure) => reported(failure),
-            Self::Line(cause) => {
-                with_end(Error::new("lost the container's init").because(cause), end)
-            }
-            Self::Protocol(cause) => {
-                with_end(Error::new("lost the container's init").because(cause), end)
-            }
-        }
-    }
-}
-
-fn with_end(error: Error, end: Option<String>) -> Error {
-    match end {
-        Some(end) => error.because(end),
-        None => error,
-    }
-}
-
-fn reported(failure: Failure) -> Error {
-    let mut error = Error::new(failure.what);
-    if let Some(cause) = failure.cause {
-        error = error.because(cause);
-    }
-    error = error.began_with(failure.origin.map(|origin| *origin));
-    if let Some(step) = failure.step {
-        error = error.step(step);
-    }
-    if let Some(code) = failure.code {
-        error = error.code(code);
-    }
-    if let Some(hint) = failure.hint {
-        error = error.hint(hint);
-    }
-    error
-}
-
 fn order(line: &RuntimeEnd, order: Order) -> std::result::Result<(), Problem> {
     match line.send(order) {
         // Init is gone: what it said last is worth more than our broken pipe.
@@ -499,20 +446,4 @@ fn wait_for(
             Next::Fail(failure) => return Err(Problem::Init(failure)),
         }
     }
-}
-
-/// Ends init, whatever state it is in, and makes the one error.
-fn undo(child: &Child, problem: Problem, stage: &SharedByte) -> Error {
-    let end = end(child).map(|exit| {
-        let place = Stage::from_number(stage.get()).map_or("unknown", Stage::describe);
-        format!("{exit}, while {place}")
-    });
-    problem.explain(end)
-}
-
-/// Kills the child and reaps it. ESRCH is as good: it has ended by itself.
-fn end(child: &Child) -> Option<Exit> {
-    let killed = sys::process::send_signal_to(child, nix::libc::SIGKILL);
-    tracing::debug!("ending the process: {killed:?}");
-    sys::process::wait(child).ok()
 }

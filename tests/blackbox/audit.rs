@@ -12,6 +12,11 @@ use crate::harness::{Fixture, Running, lodger_only, skip, spawn, write_program};
 use crate::tracing::joined;
 use crate::weak::without;
 
+mod locked;
+mod reading;
+
+use locked::allowed_where_locked;
+
 /// What a traced process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -226,35 +231,6 @@ fn audit(trace: &str, root: &str) -> Findings {
         phases.insert(pid, next);
     }
     found
-}
-
-/// Where the runner has the mount API by fd refused: mount(2) has names of fds for paths, and what is staged is in a tmpfs
-/// of init's own.
-fn allowed_where_locked(call: &Call<'_>, phase: Phase, root: &str) -> bool {
-    const STAGING: &str = "/proc/tty/ldisc";
-    if std::env::var_os("LODGER_TEST_LOCKED").is_none() {
-        return false;
-    }
-    let mut texts = call.args.iter().filter_map(|arg| quoted(arg));
-    match (phase, call.name) {
-        (Phase::Building, "mount") => texts.all(|text| {
-            !text.starts_with('/') || text.starts_with("/proc/self/fd/") || text == STAGING
-        }),
-        (Phase::Inside, "mount") => texts.all(|text| text == "."),
-        (Phase::Inside, "openat") => call.has("O_PATH") && texts.all(|text| text == "/"),
-        (Phase::Building, "openat") => {
-            let staged = call.args[0].contains(STAGING);
-            texts.all(|text| match text {
-                "/proc/self/mountinfo" => true,
-                text if staged => !text.contains('/'),
-                text => {
-                    let known = NODES.contains(&text) || text == root || text == STAGING;
-                    known && call.has("O_PATH")
-                }
-            })
-        }
-        _ => false,
-    }
 }
 
 fn allowed(call: &Call<'_>, phase: Phase, root: &str) -> bool {
@@ -497,33 +473,4 @@ fn strace_audit_of_the_helpers() {
     assert!(run.iter().all(listed), "{run:?}");
     let hijacked = programs(&["HelperPaths"]);
     assert!(!hijacked.iter().all(listed), "{hijacked:?}");
-}
-
-#[test]
-fn the_audit_reads_strace() {
-    let trace = "\
-1 execve(\"/x/lodger\", [\"/x/lodger\"], 0x1 /* 2 vars */) = 0
-2 open_tree(AT_FDCWD</t>, \"/r\", OPEN_TREE_CLOEXEC) = 3</r>
-2 openat2(12</r>, \"a/b\", {flags=O_PATH, resolve=RESOLVE_NO_MAGICLINKS|RESOLVE_IN_ROOT}, 24) = 4</r/a/b>
-2 move_mount(5</>, \"\", 4</r/a/b>, \"\", MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH) = 0
-2 symlinkat(\"/proc/self/fd\", 4</r/dev>, \"fd\") = 0
-2 openat(4</r>, \"new\", O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW, 0644) = 5</r/new>
-";
-    assert_eq!(audit(trace, "/r").violations, [""; 0]);
-    for wrong in [
-        "2 mkdirat(12</r>, \"a/b\", 0755) = 0",
-        "2 openat2(12</r>, \"a\", {flags=O_PATH, resolve=0}, 24) = 4</r/a>",
-        "2 openat(12</r>, \"new\", O_WRONLY|O_CREAT, 0644) = 5</r/new>",
-        "2 mount(\"/a\", \"/r/b\", NULL, MS_BIND, NULL) = 0",
-        "2 newfstatat(AT_FDCWD</t>, \"/r/etc\", {st_mode=0}, 0) = 0",
-        "2 chmod(\"/r/etc\", 0755 <unfinished ...>",
-        "2 some_new_call(\"/r/etc\") = 0",
-        "2 open_tree(AT_FDCWD</t>, \"/r/dev/null\", OPEN_TREE_CLOEXEC) = 3</r/dev/null>",
-        "2 symlinkat(\"/proc/self/fd\", 12</r>, \"dev/fd\") = 0",
-        "3 openat(AT_FDCWD</t>, \"/r/etc/passwd\", O_RDONLY) = 3</r/etc/passwd>",
-        "3 connect(4<socket:[1]>, {sa_family=AF_UNIX, sun_path=@\"x\"}, 4) = 0",
-    ] {
-        let found = audit(&format!("{trace}{wrong}\n"), "/r");
-        assert_eq!(found.violations.len(), 1, "{wrong}: {found:?}");
-    }
 }

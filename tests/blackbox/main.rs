@@ -136,4 +136,5 @@ mod tracing;
 mod units;
 mod update;
 mod verbs;
+mod wait;
 mod weak;

@@ -114,10 +114,10 @@ fn a_caller_that_ignores_her_children_can_call_every_verb() {
         ignoring(&["exec", "c", "/bin/echo", "x"]).wait().ok(),
         "x\n"
     );
-    if !crate::verbs::keeps_exit() {
+    if !crate::wait::keeps_exit() {
         return;
     }
-    let waiting = crate::verbs::waiting(&fixture, "c", ignoring);
+    let waiting = crate::wait::waiting(&fixture, "c", ignoring);
     fixture.bare(&["kill", "c", "KILL"]).ok();
     waiting.wait().exits(128 + 9);
 }
