@@ -32,6 +32,9 @@ pub fn consult(
     let Some(step) = step_of(&error) else {
         return error;
     };
+    if code.is_none() && !may_be_the_hosts(step, error.origin()) {
+        return error;
+    }
     let readings = Readings::after(step, &error, facts, (store, root));
     if let Some(code) = code.filter(|code| *code != GENERAL) {
         let row = rows().find(|row| row.code == code);
@@ -55,6 +58,22 @@ pub fn consult(
     ];
     let error = error.without_hints().code(finding.code);
     hints.into_iter().take(MAX_HINTS).fold(error, Error::hint)
+}
+
+/// Whether the kernel's answer is one that an obstacle of the host gives. A value, a name or a file of the caller's that is wrong gives
+/// others; and what lodger itself refuses has no answer.
+fn may_be_the_hosts(step: Step, origin: Option<&Origin>) -> bool {
+    let Some(origin) = origin else {
+        return matches!(step, Step::IdHelper | Step::Session);
+    };
+    match origin.errno {
+        libc::EPERM | libc::EACCES | libc::EROFS | libc::ENOSYS | libc::EOPNOTSUPP => true,
+        libc::ENOSPC | libc::EDQUOT | libc::EUSERS | libc::EAGAIN => true,
+        libc::EMFILE | libc::ENFILE | libc::ENODEV | libc::ENXIO | libc::ENOENT => true,
+        // A kernel that does not know it.
+        libc::EINVAL => matches!(step, Step::UserNamespace | Step::MountOverlay),
+        _ => false,
+    }
 }
 
 /// What was being done: as the error says, else as the system call tells, or the code that it has already.

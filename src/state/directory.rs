@@ -193,6 +193,12 @@ impl Problem {
                 path.join(up)
             )),
         };
+        // Whose it is, and who may change it, is the cause.
+        let error = match (self, step) {
+            (Self::Sys(_), _) => error,
+            (_, Step::State) => error.code("LDG-STATE-PLACE"),
+            _ => error,
+        };
         error.hint(format!(
             "use {option} DIR with a directory that only you can write to"
         ))
