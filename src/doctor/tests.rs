@@ -219,7 +219,8 @@ fn a_cause_is_not_told_by_the_error_number_alone() {
 #[test]
 fn a_failure_names_the_directory_that_is_closed() {
     use std::os::unix::fs::PermissionsExt;
-    let place = tempfile::tempdir().unwrap();
+    // Others get there, whatever TMPDIR is.
+    let place = tempfile::tempdir_in("/var/tmp").unwrap();
     let path = place.path().join("rootfs");
     std::fs::DirBuilder::new().create(&path).unwrap();
     let closed = std::fs::Permissions::from_mode(0o700);
