@@ -76,6 +76,7 @@ fn check(converted: &Converted, image: &ImageConfig) {
         property,
         reason,
         remedy,
+        ..
     } in &converted.notes
     {
         for text in [property, reason, remedy] {
