@@ -13,7 +13,7 @@ use crate::doctor::{Diagnosis, Finding, Weight};
 use crate::error::{Error, Result, printable, printable_json};
 use crate::host::HostFacts;
 use crate::image::merged::Merged;
-use crate::plan::{Hook, MountSource, Note, Outer, Plan, UserNamespace, sys_note};
+use crate::plan::{Hook, MountSource, Note, Outer, Plan, UserNamespace, no_sys_note, sys_note};
 use crate::state::Store;
 use crate::{seccomp, sys};
 
@@ -186,7 +186,7 @@ fn look(
     };
     plan.set_fake_root(global.fake_root().unwrap_or_default());
     adapted.extend(plan.notes.iter().cloned());
-    adapted.extend(masked_sys(&plan, &host));
+    adapted.extend(other_sys(&plan, &host));
     if let Some(filter) = &plan.seccomp
         && let Err(problems) = seccomp::prepare(filter, None)
     {
@@ -232,15 +232,19 @@ fn own_filesystems<'a>(plan: &'a Plan, host: &'a Diagnosis) -> impl Iterator<Ite
     })
 }
 
-/// What is said of a sysfs that the host's stands in for, as it is masked.
-fn masked_sys<'a>(plan: &'a Plan, host: &'a Diagnosis) -> impl Iterator<Item = Note> + 'a {
+/// What is said of a sysfs that something else stands in for: the host's is masked, or there is none.
+fn other_sys<'a>(plan: &'a Plan, host: &'a Diagnosis) -> impl Iterator<Item = Note> + 'a {
     let mut found = host.findings.iter();
-    let masked = found.find(|finding| finding.code == "LDG-SYS-MASKED");
+    let known = ["LDG-SYS-MASKED", "LDG-SYS-NONE"];
+    let finding = found.find(|finding| known.contains(&finding.code.as_str()));
     plan.mounts
         .iter()
         .filter_map(move |mount| match &mount.source {
             MountSource::Filesystem { fstype, .. } if fstype == "sysfs" => {
-                let finding = masked?;
+                let finding = finding?;
+                if finding.code == "LDG-SYS-NONE" {
+                    return Some(no_sys_note(&mount.property));
+                }
                 let note = sys_note(&mount.property, &finding.what, &finding.remedy);
                 Some(note.code(&finding.code))
             }

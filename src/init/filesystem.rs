@@ -7,7 +7,7 @@ use super::attributes;
 use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::host::{Revealing, listed, parse_mountinfo, too_revealing};
-use crate::plan::{Attributes, Layers, Mount, Note, UNMASK, joined_layers, sys_note};
+use crate::plan::{Attributes, Layers, Mount, Note, UNMASK, joined_layers, no_sys_note, sys_note};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::mount as kernel;
@@ -155,7 +155,7 @@ fn by_path(layers: &Layers, given: &Given<'_>) -> sys::Result<OwnedFd> {
 }
 
 /// The host's sysfs, read-only, where the kernel refuses (`refused`) a new one because the host's is masked; nothing is seen in it
-/// that the caller does not see. Any other refusal stays one.
+/// that the caller does not see. An empty directory where the host has none. Any other refusal stays one.
 pub(super) fn sys_instead(
     mount: &Mount,
     given: &Given<'_>,
@@ -165,12 +165,11 @@ pub(super) fn sys_instead(
     let by_the_kernel = refused
         .origin()
         .is_some_and(|o| o.errno == nix::libc::EPERM);
-    let Revealing::Covered(places) = seen("sysfs") else {
-        return Err(refused);
+    let places = match seen("sysfs") {
+        Revealing::Covered(places) if by_the_kernel => places,
+        Revealing::NoneVisible if by_the_kernel => return empty_sys(mount, given, notes),
+        _ => return Err(refused),
     };
-    if !by_the_kernel {
-        return Err(refused);
-    }
     let what = || "cannot bind the host's /sys instead".to_owned();
     let path = Path::new("/sys");
     let place = kernel::open_path(path).doing(what)?;
@@ -188,6 +187,20 @@ pub(super) fn sys_instead(
     );
     let code = Revealing::Covered(places).code("sysfs").unwrap_or_default();
     notes.push(sys_note(&mount.property, &why, UNMASK).code(code));
+    Ok(tree)
+}
+
+/// What stands for a sysfs on a host that has none.
+fn empty_sys(mount: &Mount, given: &Given<'_>, notes: &mut Vec<Note>) -> Result<OwnedFd> {
+    let option = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
+    let empty = Given {
+        source: "none",
+        flags: &[],
+        options: &[option("mode", "755"), option("size", "64k")],
+        attributes: given.attributes,
+    };
+    let tree = new("tmpfs", &empty)?;
+    notes.push(no_sys_note(&mount.property));
     Ok(tree)
 }
 
@@ -223,7 +236,7 @@ fn explain_refusal(error: Error, fstype: &str) -> Error {
             "give the mount the same one (relatime, noatime, strictatime)".to_owned(),
         ),
         Revealing::NoneVisible => (
-            format!("none is to be seen on this host, on {place} or elsewhere"),
+            format!("on {place} of this host there is no {fstype}, nor elsewhere"),
             format!("have one mounted on {place}"),
         ),
         Revealing::Covered(places) => (

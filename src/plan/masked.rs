@@ -126,6 +126,17 @@ pub(crate) fn sys_note(property: &str, why: &str, remedy: &str) -> Note {
     )
 }
 
+/// What is said of an empty directory that stands in for a sysfs where the host has none.
+pub(crate) fn no_sys_note(property: &str) -> Note {
+    Note::new(
+        format!("{property}/type"),
+        "an empty directory stands in for a new sysfs: the kernel makes one only where there is one already, and on /sys of this \
+         host there is no sysfs, nor elsewhere",
+        "have sysfs mounted on /sys",
+    )
+    .code("LDG-SYS-NONE")
+}
+
 /// Who can have a whole one seen.
 pub(crate) const UNMASK: &str = "have the container around this one started without masks (docker: --security-opt \
                       systempaths=unconfined; podman: --security-opt unmask=ALL)";

@@ -460,7 +460,7 @@ pub use choices::{Choices, ProcMode};
 pub use devices::{Asked, Device, Fifo};
 pub use fake_root::FakeRoot;
 pub use hooks::{Hook, Hooks};
-pub(crate) use masked::{UNMASK, sys_note};
+pub(crate) use masked::{UNMASK, no_sys_note, sys_note};
 pub use mount_ids::MountIdMap;
 pub use namespaces::{NAMESPACES, pointer as namespace_pointer};
 pub use note::Note;

@@ -226,10 +226,10 @@ fn sys_none(readings: &Readings) -> Option<Found> {
     readings.failed(&[Trial::Sysfs])?;
     let seen = nowhere.then_some("there is no whole sysfs on /sys")?;
     Found::new(
-        Weight::Reduces,
+        Weight::Costs,
         format!("{seen}: the kernel makes no new one in a container"),
-        "containers whose config mounts sysfs are refused",
-        "leave the mount of /sys out of config.json",
+        "containers whose config mounts sysfs have an empty directory there, with a note",
+        "leave the mount of /sys out of config.json, or have it mounted around this process",
     )
 }
 
