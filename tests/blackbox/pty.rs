@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::harness::{LIMIT, send_signal};
+use crate::harness::{LIMIT, send_signal, wait_for};
 
 /// The prompt of a shell in a container: its PS1.
 pub(crate) const PROMPT: &str = "ready> ";
@@ -157,11 +157,23 @@ impl Pty {
         }
     }
 
-    /// Types a line and waits until it was echoed.
+    /// Types a line and waits until it was echoed. A shell that is told of a new size meanwhile draws its line anew, from a
+    /// carriage return on.
     #[track_caller]
     pub(crate) fn line(&mut self, line: &str) {
+        const ERASE: &str = "\x1b[J";
         self.type_keys(line);
-        self.expect(line);
+        let what = format!("the echo of {line:?}");
+        let taken = wait_for(&what, || {
+            self.look();
+            if let Some(at) = self.seen.find(line) {
+                return Some(at + line.len());
+            }
+            let drawn = self.seen.rsplit('\r').next().unwrap_or_default();
+            let whole = drawn.replace(ERASE, "").contains(line);
+            whole.then_some(self.seen.len())
+        });
+        self.seen.drain(..taken);
         self.type_keys("\r");
     }
 
