@@ -170,6 +170,11 @@ fn check_ids(plan: &Plan, facts: &HostFacts) {
         Outer::Current => (all(&facts.uid_map), all(&facts.gid_map)),
         Outer::Helpers { uids, gids, .. } => (uids.clone(), gids.clone()),
         Outer::SingleId { uid, gid } => (one(*uid), one(*gid)),
+        Outer::OneLevel { helpers: None } => (one(facts.uid), one(facts.gid)),
+        Outer::OneLevel { helpers: Some(_) } => (
+            [one(facts.uid), facts.subuid.clone()].concat(),
+            [one(facts.gid), facts.subgid.clone()].concat(),
+        ),
     };
     check_map(uid_map, &uids);
     check_map(gid_map, &gids);
