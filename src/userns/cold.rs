@@ -1,4 +1,4 @@
-//! A new outer user namespace, whoever runs: for those who want to know whether there can be one.
+//! A new outer user namespace, whoever runs: where no container does, and for those who want to know whether there can be one.
 
 use super::{Entering, enter_single_id, helpers};
 use crate::error::{Doing, Result};
@@ -25,7 +25,11 @@ pub fn begin_new(outer: &Outer) -> Result<Entering> {
             sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
             helpers::begin([(newuidmap, uids), (newgidmap, gids)]).map(Entering::Mapping)
         }
-        // The container's own is the first.
-        Outer::Current | Outer::OneLevel { .. } => Ok(Entering::Done(None)),
+        Outer::Current => Ok(Entering::Done(None)),
+        Outer::OneLevel { .. } => {
+            // The container's own is the first, and its init, a copy of this process, is the helpers' target.
+            sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
+            Ok(Entering::Done(None))
+        }
     }
 }

@@ -46,31 +46,12 @@ pub fn begin(outer: &Outer, store: &Store, joined: &Joinable) -> Result<Entering
     if let Some(around) = joined.outer() {
         return enter_around(outer, around);
     }
-    match outer {
-        Outer::Current => Ok(Entering::Done(None)),
-        Outer::OneLevel { .. } => {
-            // newuidmap refuses a target whose /proc directory is not the caller's, and init begins as a copy of this one.
-            sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
-            Ok(Entering::Done(None))
-        }
-        Outer::SingleId { uid, gid } => {
-            enter_single_id(*uid, *gid)?;
-            Ok(Entering::Done(None))
-        }
-        Outer::Helpers {
-            newuidmap,
-            newgidmap,
-            uids,
-            gids,
-        } => {
-            if let Some(record) = warm::enter(store, uids, gids)? {
-                return Ok(Entering::Done(Some(record)));
-            }
-            // newuidmap refuses a target whose /proc directory is not the caller's.
-            sys::cred::set_dumpable(true).doing(|| "cannot become dumpable".to_owned())?;
-            helpers::begin([(newuidmap, uids), (newgidmap, gids)]).map(Entering::Mapping)
-        }
+    if let Outer::Helpers { uids, gids, .. } = outer
+        && let Some(record) = warm::enter(store, uids, gids)?
+    {
+        return Ok(Entering::Done(Some(record)));
     }
+    begin_new(outer)
 }
 
 impl Entering {
