@@ -12,13 +12,7 @@ const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 const NO_LIMITS: &str = "containers have no limits, statistics or pause; a config that asks for limits is refused, all others run";
 
 const fn row(code: &'static str, who: Who, look: fn(&Readings) -> Option<Found>) -> Row {
-    Row {
-        code,
-        area: Area::Cgroups,
-        who,
-        steps: &[Step::Cgroup],
-        look,
-    }
+    Row::new(code, Area::Cgroups, who, &[Step::Cgroup], look)
 }
 
 pub(super) const ROWS: [Row; 6] = [

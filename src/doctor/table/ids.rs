@@ -15,13 +15,7 @@ const USUAL: u64 = 65_536;
 const ONE_ID: &str = "containers have your own uid and gid alone: chown to others, and programs that change their user, fail in them";
 
 const fn row(code: &'static str, who: Who, look: fn(&Readings) -> Option<Found>) -> Row {
-    Row {
-        code,
-        area: Area::Ids,
-        who,
-        steps: &[Step::IdHelper, Step::IdMap],
-        look,
-    }
+    Row::new(code, Area::Ids, who, &[Step::IdHelper, Step::IdMap], look)
 }
 
 pub(super) const ROWS: [Row; 17] = [

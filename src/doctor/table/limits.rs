@@ -13,74 +13,58 @@ const FEW_FILES: u64 = 1024;
 /// So many processes a container and what starts it should have left.
 const FEW_TASKS: u64 = 64;
 
-const fn row(
-    code: &'static str,
-    area: Area,
-    who: Who,
-    steps: &'static [Step],
-    look: fn(&Readings) -> Option<Found>,
-) -> Row {
-    Row {
-        code,
-        area,
-        who,
-        steps,
-        look,
-    }
-}
-
 use Area::{Devices, Limits as Ls, Network};
 use Who::{Administrator, Surroundings};
 
 pub(super) const ROWS: [Row; 12] = [
-    row("LDG-DEV-TUN", Devices, Administrator, &[Step::Device], tun),
-    row(
+    Row::new("LDG-DEV-TUN", Devices, Administrator, &[Step::Device], tun),
+    Row::new(
         "LDG-DEV-FUSE",
         Devices,
         Administrator,
         &[Step::Device],
         fuse,
     ),
-    row("LDG-DEV-SHM", Devices, Surroundings, &[Step::Device], shm),
-    row(
+    Row::new("LDG-DEV-SHM", Devices, Surroundings, &[Step::Device], shm),
+    Row::new(
         "LDG-KEYRING-SECCOMP",
         Ls,
         Surroundings,
         &[Step::Keyring],
         keyring_filter,
     ),
-    row(
+    Row::new(
         "LDG-KEYRING-QUOTA",
         Ls,
         Administrator,
         &[Step::Keyring],
         keyring_quota,
     ),
-    row(
+    Row::new(
         "LDG-NPROC",
         Ls,
         Administrator,
         &[Step::Process, Step::UserNamespace],
         nproc,
     ),
-    row(
+    Row::new(
         "LDG-NOFILE",
         Ls,
         Administrator,
         &[Step::File, Step::Process, Step::State, Step::Store],
         nofile,
     ),
-    row("LDG-RLIMIT", Ls, Administrator, &[Step::Limit], rlimit),
-    row(
+    Row::new("LDG-RLIMIT", Ls, Administrator, &[Step::Limit], rlimit),
+    Row::new(
         "LDG-OOM-SCORE",
         Ls,
         Administrator,
         &[Step::Limit],
         oom_score,
     ),
-    row("LDG-PING-RANGE", Ls, Administrator, &[Step::Sysctl], ping),
-    row("LDG-PTRACE", Ls, Surroundings, &[Step::Process], ptrace),
-    row("LDG-NET-NONE", Network, Surroundings, &[], no_network),
+    Row::new("LDG-PING-RANGE", Ls, Administrator, &[Step::Sysctl], ping),
+    Row::new("LDG-PTRACE", Ls, Surroundings, &[Step::Process], ptrace),
+    Row::new("LDG-NET-NONE", Network, Surroundings, &[], no_network),
 ];
 
 fn tun(readings: &Readings) -> Option<Found> {

@@ -53,6 +53,22 @@ impl Found {
 }
 
 impl Row {
+    const fn new(
+        code: &'static str,
+        area: Area,
+        who: Who,
+        steps: &'static [Step],
+        look: fn(&Readings) -> Option<Found>,
+    ) -> Self {
+        Self {
+            code,
+            area,
+            who,
+            steps,
+            look,
+        }
+    }
+
     /// What it finds, as a finding.
     pub(super) fn finding(&self, readings: &Readings) -> Option<Finding> {
         let Found {

@@ -26,13 +26,7 @@ const fn row(
     steps: &'static [Step],
     look: fn(&Readings) -> Option<Found>,
 ) -> Row {
-    Row {
-        code,
-        area: Area::Mounts,
-        who,
-        steps,
-        look,
-    }
+    Row::new(code, Area::Mounts, who, steps, look)
 }
 
 const PROC: &[Step] = &[

@@ -4,17 +4,12 @@ use super::{Found, Row};
 use crate::doctor::finding::{Area, Weight, Who};
 use crate::doctor::readings::{Readings, Session};
 use crate::doctor::step::Step;
+use crate::host::{LogoutReading, SessionReading};
 
 const STEPS: &[Step] = &[Step::Session];
 
 const fn row(code: &'static str, who: Who, look: fn(&Readings) -> Option<Found>) -> Row {
-    Row {
-        code,
-        area: Area::Session,
-        who,
-        steps: STEPS,
-        look,
-    }
+    Row::new(code, Area::Session, who, STEPS, look)
 }
 
 pub(super) const ROWS: [Row; 7] = [
@@ -129,13 +124,16 @@ fn no_bus(readings: &Readings) -> Option<Found> {
     )
 }
 
-fn kill_user_processes(readings: &Readings) -> Option<Found> {
+/// What becomes of processes at a logout, which makes nothing fail now.
+fn logout(readings: &Readings) -> Option<(&SessionReading, &LogoutReading)> {
     let (session, _) = session(readings)?;
-    let logout = session
-        .systemd
-        .logout
-        .as_ref()
-        .filter(|_| readings.failure.is_none())?;
+    let systemd = &session.systemd;
+    let logout = systemd.logout.as_ref();
+    Some((systemd, logout.filter(|_| readings.failure.is_none())?))
+}
+
+fn kill_user_processes(readings: &Readings) -> Option<Found> {
+    let (_, logout) = logout(readings)?;
     if logout.kill_user_processes != Some(true) {
         return None;
     }
@@ -148,13 +146,8 @@ fn kill_user_processes(readings: &Readings) -> Option<Found> {
 }
 
 fn no_linger(readings: &Readings) -> Option<Found> {
-    let (session, _) = session(readings)?;
-    let logout = session
-        .systemd
-        .logout
-        .as_ref()
-        .filter(|_| readings.failure.is_none())?;
-    if logout.lingering || session.systemd.sockets.is_empty() {
+    let (systemd, logout) = logout(readings)?;
+    if logout.lingering || systemd.sockets.is_empty() {
         return None;
     }
     Found::new(

@@ -23,13 +23,7 @@ const DENIED: [i32; 3] = [libc::EACCES, libc::EPERM, libc::ENOENT];
 const FULL: [i32; 2] = [libc::ENOSPC, libc::EDQUOT];
 
 const fn row(code: &'static str, who: Who, look: fn(&Readings) -> Option<Found>) -> Row {
-    Row {
-        code,
-        area: Area::Storage,
-        who,
-        steps: FILES,
-        look,
-    }
+    Row::new(code, Area::Storage, who, FILES, look)
 }
 
 pub(super) const ROWS: [Row; 12] = [

@@ -13,13 +13,7 @@ const NOTHING_RUNS: &str = "no container can be made";
 const STEPS: &[Step] = &[Step::UserNamespace, Step::IdMap];
 
 const fn row(code: &'static str, who: Who, look: fn(&Readings) -> Option<Found>) -> Row {
-    Row {
-        code,
-        area: Area::UserNamespace,
-        who,
-        steps: STEPS,
-        look,
-    }
+    Row::new(code, Area::UserNamespace, who, STEPS, look)
 }
 
 pub(super) const ROWS: [Row; 10] = [
