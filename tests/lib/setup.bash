@@ -157,44 +157,38 @@ setup_cache_directory() {
 }
 
 # setup_debian_tar: prints the path of a tar of a small Debian; fails where none is to be had.
-# It has its name only when it is complete.
 setup_debian_tar() {
-    local directory tar partial suite=bookworm architecture
-    architecture=$(dpkg --print-architecture 2>/dev/null) || return 1
-    directory=$(setup_cache_directory)
-    tar=$directory/debian-$suite-essential-$architecture.tar
-    if [[ ! -s $tar ]]; then
-        command -v mmdebstrap >/dev/null || return 1
-        mkdir -p "$directory"
-        partial=$(mktemp "$directory/.partial.XXXXXX.tar")
-        say "making a Debian root filesystem (once; kept at $tar)"
-        if timeout 300 mmdebstrap --quiet --variant=essential --format=tar "$suite" >"$partial" </dev/null &&
-            tar -tf "$partial" ./etc/debian_version >/dev/null; then
-            chmod 644 "$partial"
-            mv "$partial" "$tar"
-        else
-            rm -f "$partial"
-            return 1
-        fi
-    fi
-    printf '%s\n' "$tar"
+    setup_tar bookworm essential "a Debian root filesystem" --variant=essential -- ./etc/debian_version
 }
 
 # setup_other_release: prints the path of a tar of a bit of another release of Debian than the one that lodger is built on, unpacked
 # packages alone, with a parser of AppArmor 4; fails where none is to be had.
 setup_other_release() {
-    local directory tar partial suite=trixie architecture
+    setup_tar trixie unpacked "a bit of Debian trixie" --variant=extract \
+        --include=base-files,dash,coreutils,util-linux,uidmap,apparmor,busybox-static -- \
+        ./etc/debian_version ./usr/bin/newuidmap ./usr/sbin/apparmor_parser
+}
+
+# setup_tar SUITE KIND TITLE OPTION… -- MEMBER…: prints the path of a tar that mmdebstrap makes with these options, and that has these
+# members. It has its name only when it is complete.
+setup_tar() {
+    local suite=$1 kind=$2 title=$3 directory tar partial architecture options=()
+    shift 3
+    while [[ $1 != -- ]]; do
+        options+=("$1")
+        shift
+    done
+    shift
     architecture=$(dpkg --print-architecture 2>/dev/null) || return 1
     directory=$(setup_cache_directory)
-    tar=$directory/debian-$suite-unpacked-$architecture.tar
+    tar=$directory/debian-$suite-$kind-$architecture.tar
     if [[ ! -s $tar ]]; then
         command -v mmdebstrap >/dev/null || return 1
         mkdir -p "$directory"
         partial=$(mktemp "$directory/.partial.XXXXXX.tar")
-        say "making a bit of Debian $suite (once; kept at $tar)"
-        if timeout 300 mmdebstrap --quiet --variant=extract --format=tar \
-            --include=base-files,dash,coreutils,util-linux,uidmap,apparmor,busybox-static "$suite" >"$partial" </dev/null &&
-            tar -tf "$partial" ./etc/debian_version ./usr/bin/newuidmap ./usr/sbin/apparmor_parser >/dev/null; then
+        say "making $title (once; kept at $tar)"
+        if timeout 300 mmdebstrap --quiet "${options[@]}" --format=tar "$suite" >"$partial" </dev/null &&
+            tar -tf "$partial" "$@" >/dev/null; then
             chmod 644 "$partial"
             mv "$partial" "$tar"
         else

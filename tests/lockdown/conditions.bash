@@ -100,6 +100,7 @@ devices() {
 kernel_parameter() {
     local copy
     copy=$(mktemp -d /tmp/kernel.XXXXXX)
+    # Some of them only root of the first user namespace reads, or nobody.
     cp -r --no-preserve=all /proc/sys/kernel/. "$copy" 2>/dev/null || true
     echo "$2" >"$copy/$1"
     chmod -R a+rX "$copy"
@@ -200,6 +201,7 @@ condition_no-newuidmap() { open_helpers; rm -f /usr/bin/new{u,g}idmap; }
 # newuidmap-nosuid: they have neither the set-user-id bit nor file capabilities
 condition_newuidmap-nosuid() {
     open_helpers
+    # Most have none to be taken away, which setcap(8) calls a failure.
     setcap -r /usr/bin/newuidmap 2>/dev/null || true
     setcap -r /usr/bin/newgidmap 2>/dev/null || true
     chmod u-s /usr/bin/new{u,g}idmap
@@ -408,6 +410,7 @@ condition_home-quota() { mount -t tmpfs -o "size=16m,nr_inodes=300,uid=$uid,gid=
 # home-bytes: the home directory is full
 condition_home-bytes() {
     mount -t tmpfs -o "size=64k,uid=$uid,gid=$gid,mode=755" lockdown "$home"
+    # It ends when there is no room, as it is to.
     head -c 1M /dev/zero >"$home/full" 2>/dev/null || true
 }
 
