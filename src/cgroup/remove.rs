@@ -35,7 +35,14 @@ pub fn remove(
     if let Removal::Denied(cause) = removal {
         return Err(denied(record, cause));
     }
-    let ended = record.scope.as_deref().map_or(Ok(()), end_scope);
+    let ended = record
+        .scope
+        .as_deref()
+        .map_or(Ok(()), |scope| end_scope(scope, record));
+    // systemd removes the cgroup of a scope that has ended, and the next one of the name may be there already.
+    let Some(top) = record.open()? else {
+        return Ok(());
+    };
     // Without its cgroup a scope ends also when systemd cannot be asked, as soon as it looks.
     match top.remove_all() {
         Ok(Removal::Gone) => Ok(()),
@@ -90,8 +97,16 @@ fn end(record: &CgroupRecord, top: &Dir) -> Result<()> {
         .hint("look at them, and end them with kill(1) if they are this container's"))
 }
 
-fn end_scope(scope: &str) -> Result<()> {
-    Ok(Bus::begin(&SessionReading::of_caller())?.stop_scope(scope)?)
+/// Stops the scope of the container, unless systemd has done so: it does when nobody is left in it, and the name may be another
+/// container's a moment later, which would be killed.
+fn end_scope(scope: &str, record: &CgroupRecord) -> Result<()> {
+    let mut bus = Bus::begin(&SessionReading::of_caller())?;
+    // Whatever takes its time comes before the look.
+    bus.version()?;
+    if record.open()?.is_some() {
+        bus.stop_scope(scope)?;
+    }
+    Ok(())
 }
 
 fn denied(record: &CgroupRecord, cause: sys::Error) -> Error {

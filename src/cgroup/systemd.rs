@@ -45,16 +45,22 @@ impl Bus {
     /// Starts the scope with its process in it, and waits until it is.
     ///
     /// Mode `fail`: a job that somebody else has for the unit is not to be replaced. A scope of this name that has failed or
-    /// ended and is still loaded is forgotten, and it is tried once more. A property that this systemd refuses to know is left
-    /// out, and named.
+    /// ended and is still loaded is forgotten, and it is tried once more; so it is where somebody who meant the scope that had the
+    /// name before stops this one. A property that this systemd refuses to know is left out, and named.
     pub fn start_scope(&mut self, scope: &Scope) -> Result<Started, BusError> {
         let version = self.version()?;
         let limit = self.limit("the scope's start");
         let (mut wanted, mut lacking) = for_version(&scope.properties, version);
-        let mut retried = false;
-        let job = loop {
+        let (mut retried, mut canceled) = (false, false);
+        let result = loop {
             match self.try_start(scope, &wanted, limit)? {
-                Ok(job) => break job,
+                Ok(job) => {
+                    let result = self.wait_for_job(&job, limit)?;
+                    if result != "canceled" || canceled {
+                        break result;
+                    }
+                    canceled = true;
+                }
                 Err(refusal) if refusal.is("UnitExists") && retried => {
                     // Somebody else was faster, and has the name now: another one will do.
                     return Err(BusError::UnitExists {
@@ -72,7 +78,6 @@ impl Bus {
                 },
             }
         };
-        let result = self.wait_for_job(&job, limit)?;
         if result != "done" {
             return Err(BusError::JobFailed {
                 unit: scope.unit.clone(),

@@ -216,6 +216,26 @@ fn a_job_that_fails_is_an_error() {
     }
 }
 
+/// By who meant the scope that had the name before.
+#[test]
+fn a_start_that_is_canceled_is_tried_once_more() {
+    let mut times = 0;
+    let server = systemd(
+        "252",
+        Box::new(move |stream, call, method| {
+            if method != "StartTransientUnit" {
+                return None;
+            }
+            times += 1;
+            job(stream, call, times);
+            job_removed(stream, times, if times == 1 { "canceled" } else { "done" });
+            Some(())
+        }),
+    );
+    let started = server.bus(LONG).start_scope(&scope(Vec::new()));
+    assert!(started.is_ok(), "{started:?}");
+}
+
 #[test]
 fn a_scope_that_is_not_there_is_stopped() {
     let script: Script = Box::new(|stream, call, method| {
