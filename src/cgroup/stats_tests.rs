@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cgroup::sums::{Sums, Units};
+use crate::cgroup::sums::{self, Sums, Units};
 
 /// A cgroup of Linux 7.2 with cpu, io, memory and pids, after an OOM kill.
 const LIMITED: [(&str, &str); 13] = [
@@ -332,4 +332,13 @@ fn nothing_is_null_that_must_not_be() {
         value.as_object_mut().unwrap().remove("network_interfaces");
         assert!(!value.to_string().contains("null"), "{value}");
     }
+}
+
+#[test]
+fn a_process_on_its_way_out_is_told_by_its_flags() {
+    let stat = |flags| format!("42 (a) 3 b) R 1 42 42 0 -1 {flags} 93 0 0 0 0 0");
+    for (flags, ending) in [("4194560", false), ("4194564", true), ("x", false)] {
+        assert_eq!(sums::is_ending(&stat(flags)), ending, "{flags}");
+    }
+    assert!(!sums::is_ending("42 (a) R 4 4 4 4") && !sums::is_ending(""));
 }

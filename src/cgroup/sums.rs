@@ -35,9 +35,7 @@ impl Sums {
     /// Adds a process: its /proc/PID/stat, and /proc/PID/io if that may be read (proc_pid_stat(5), proc_pid_io(5)). What is
     /// no such text, of a process that has ended meanwhile, adds nothing.
     pub fn add(&mut self, stat: &str, io: Option<&str>, units: Units) {
-        // The name, field 2, may hold spaces and parentheses; what follows begins with field 3.
-        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
+        let fields = fields(stat);
         let field = |number: usize| -> Option<u64> { fields.get(number - 3)?.parse().ok() };
         let Some(resident) = field(24) else { return };
         let time = |own, of_children| {
@@ -107,6 +105,20 @@ impl Sums {
             ..Blkio::default()
         }
     }
+}
+
+/// The fields of a /proc/PID/stat from the third on: the name, field 2, may hold spaces and parentheses.
+fn fields(stat: &str) -> Vec<&str> {
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    after_name.split_ascii_whitespace().collect()
+}
+
+/// Whether the process of this /proc/PID/stat is on its way out (PF_EXITING of linux/sched.h in field 9): until it is one that has
+/// ended it may live on, without memory.
+pub fn is_ending(stat: &str) -> bool {
+    const EXITING: u64 = 0x4;
+    let flags = fields(stat).get(9 - 3).and_then(|flags| flags.parse().ok());
+    flags.is_some_and(|flags: u64| flags & EXITING != 0)
 }
 
 /// The sum of what is known.

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Members, Record};
 use crate::cgroup::Dir;
 use crate::cgroup::stats::{self, NetworkInterface, Stats, Summed};
-use crate::cgroup::sums::{Sums, Units};
+use crate::cgroup::sums::{self, Sums, Units};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 use crate::sys::ns::flag;
@@ -62,9 +62,18 @@ impl Meter {
         };
         let (mut stats, summed) = Stats::gather(&file, &self.huge_pages, &|| self.sums())?;
         stats.network_interfaces = self.network_interfaces();
-        // The files of a cgroup that is gone, and of processes that are, say nothing.
-        let is_there = self.record.process.is_alive(&self.record.boot_id);
+        // The files of a cgroup that is gone, and of processes that are or have given their memory back, say nothing.
+        let is_there = !self.is_ending() && self.record.process.is_alive(&self.record.boot_id);
         Ok(is_there.then_some(Usage { stats, summed }))
+    }
+
+    /// Whether the first process is on its way out.
+    fn is_ending(&self) -> bool {
+        let stat = read(Path::new(&format!(
+            "/proc/{}/stat",
+            self.record.process.pid
+        )));
+        stat.is_ok_and(|stat| sums::is_ending(&stat))
     }
 
     /// Nanoseconds since its first process began.
@@ -79,7 +88,7 @@ impl Meter {
         let up = up.ok_or_else(|| Error::new(what()).because("unknown format of /proc/uptime"))?;
         let began = self.record.process.start_time;
         let [up, began] = [(up, 100), (began, self.units.ticks)]
-            .map(|(ticks, per_second)| crate::cgroup::sums::nanoseconds(ticks, per_second));
+            .map(|(ticks, per_second)| sums::nanoseconds(ticks, per_second));
         Ok(up.saturating_sub(began))
     }
 
