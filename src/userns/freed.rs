@@ -9,8 +9,8 @@ use crate::sys;
 /// How many there may be here (namespaces(7)).
 const LIMIT: &str = "/proc/sys/user/max_user_namespaces";
 
-/// As long as that moment was ever seen to last, and half of it again.
-const PATIENCE: Duration = Duration::from_millis(150);
+/// Three times as long as that moment was ever seen to last, on a machine with much else to do.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Between two attempts: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
@@ -52,7 +52,7 @@ fn may_have_any() -> bool {
 mod tests {
     use super::*;
 
-    fn failing(errno: i32, times: u32) -> (u32, sys::Result<u32>) {
+    fn failing(errno: i32, times: u32, patience: Duration) -> (u32, sys::Result<u32>) {
         let mut count = 0;
         let answer = until(
             || {
@@ -62,7 +62,7 @@ mod tests {
                     false => Err(sys::Error::new("unshare", "CLONE_NEWUSER", errno)),
                 }
             },
-            Duration::from_millis(30),
+            patience,
             || true,
         );
         (count, answer)
@@ -70,11 +70,13 @@ mod tests {
 
     #[test]
     fn only_too_many_is_tried_again_and_not_for_ever() {
-        assert_eq!(failing(libc::ENOSPC, 0), (1, Ok(1)));
-        assert_eq!(failing(libc::ENOSPC, 2), (3, Ok(3)));
-        let (count, answer) = failing(libc::EPERM, 2);
+        // Enough for a machine with much else to do.
+        let long = Duration::from_secs(60);
+        assert_eq!(failing(libc::ENOSPC, 0, long), (1, Ok(1)));
+        assert_eq!(failing(libc::ENOSPC, 2, long), (3, Ok(3)));
+        let (count, answer) = failing(libc::EPERM, 2, long);
         assert!(count == 1 && answer.unwrap_err().is(libc::EPERM));
-        let (count, answer) = failing(libc::ENOSPC, u32::MAX);
+        let (count, answer) = failing(libc::ENOSPC, u32::MAX, Duration::from_millis(30));
         assert!(count > 1 && answer.unwrap_err().is(libc::ENOSPC));
     }
 
