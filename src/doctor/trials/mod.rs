@@ -22,8 +22,9 @@ mod mounts;
 mod namespaces;
 mod storage;
 
-/// How long one child may take: a server that does not answer must not keep doctor waiting.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long one child may take: a server that does not answer must not keep doctor waiting, and a machine that is busy is no
+/// reason to call a trial failed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a full table of namespaces is tried again, and after which time: they go a moment after their last process.
 const RETRIES: u32 = 3;
