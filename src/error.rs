@@ -120,10 +120,27 @@ impl Error {
         self
     }
 
+    /// Adds, as a hint, what could not be put in order after it: there is one error to tell.
+    #[must_use]
+    pub fn after(self, tidied: Result<()>) -> Self {
+        match tidied {
+            Ok(()) => self,
+            Err(left) => self.hint(left.message()),
+        }
+    }
+
     /// Puts a step around the error: `what` becomes `outer: what`.
     #[must_use]
     pub fn within(mut self, outer: impl fmt::Display) -> Self {
         self.what = format!("{outer}: {}", self.what);
+        self
+    }
+
+    /// Puts the causes behind `what`, on one line with it.
+    #[must_use]
+    pub fn in_one_line(mut self) -> Self {
+        self.what = [&[self.what], &*self.causes].concat().join(": ");
+        self.causes.clear();
         self
     }
 

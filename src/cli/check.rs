@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::image_options::ImageRun;
 use super::spec::{self, Config};
-use super::{Global, image_run, print};
+use super::{Global, image_described, print};
 use crate::bundle::{Bundle, BundleError, Problem};
 use crate::doctor::{Diagnosis, Finding, Weight};
 use crate::error::{Error, Result, printable, printable_json};
@@ -163,7 +163,7 @@ fn look(
         ),
         Some(_) => {
             let words = ("check", args.args.as_slice(), false);
-            let (config, files, notes) = image_run::look(global, &args.image, words, &facts)?;
+            let (config, files, notes) = image_described::look(global, &args.image, words, &facts)?;
             adapted.extend(notes);
             (config, Some(files))
         }

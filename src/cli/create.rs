@@ -4,18 +4,23 @@ use std::path::PathBuf;
 
 use super::cgroups::{self, Cgroups};
 use super::exit_file::ExitFile;
+use super::filter::{agent, filter};
 use super::image_options::ImageRun;
 use super::image_run::{self, FromImage};
 use super::io::{Front, Io};
+use super::no_pivot::without_pivot;
+use super::remnants;
+use super::restore::Restore;
 use super::{Global, protect};
+use crate::bundle::Bundle;
 use crate::error::{Doing, Error, Result};
 use crate::host::HostFacts;
 use crate::init::{Manner, Preserved};
 use crate::log::Log;
-use crate::plan::{self, CapabilitySet, FakeRoot, Note, Plan, Process, Seccomp};
-use crate::seccomp::{self, Agent, Filter};
+use crate::plan::{self, Plan};
+use crate::seccomp::{Agent, Filter};
 use crate::spawn::notify::{self, Notifier};
-use crate::spawn::{Creation, Made, Poststop, Runner, Until, wait_in_foreground};
+use crate::spawn::{Creation, Made, Poststop, Restoring, Runner, Until, wait_in_foreground};
 use crate::state::{Entry, Store, check_id};
 use crate::{sys, userns};
 
@@ -98,6 +103,9 @@ pub(super) struct Common {
     /// Accepted for runc's callers: lodger never makes itself a subreaper
     #[arg(long)]
     no_subreaper: bool,
+    /// What the container is restored from, if it is.
+    #[arg(skip)]
+    pub(super) restore: Option<Restore>,
     // The last of the options, as the heading is for all that follow.
     #[command(flatten, next_help_heading = "Options for images")]
     pub(super) image: ImageRun,
@@ -115,6 +123,39 @@ pub(super) struct Common {
 }
 
 impl Common {
+    /// Of a container that is restored.
+    pub(super) fn of_restore(id: String, bundle: PathBuf, io: Io, restore: Restore) -> Self {
+        Self {
+            bundle,
+            config: None,
+            tty: false,
+            io,
+            // CRIU changes the root by itself.
+            no_pivot: false,
+            no_new_keyring: false,
+            no_subreaper: false,
+            restore: Some(restore),
+            image: ImageRun::default(),
+            words: vec![id],
+        }
+    }
+
+    /// Whether the program has a socket to tell of itself on.
+    fn tells_of_itself(&self) -> bool {
+        let restore = self.restore.as_ref();
+        restore.map_or_else(notify::is_wanted, Restore::tells_of_itself)
+    }
+
+    /// What could not be done.
+    fn failed(&self) -> String {
+        let verb = if self.restore.is_some() {
+            "restore"
+        } else {
+            "create"
+        };
+        format!("cannot {verb} container {:?}", self.id())
+    }
+
     pub(super) fn id(&self) -> &str {
         self.words.first().map_or("", String::as_str)
     }
@@ -155,18 +196,37 @@ pub(crate) fn create(global: &Global, args: CreateArgs, log: &Log) -> Result<u8>
 /// Does what `run` asks.
 pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
     if args.detach {
-        let making = make(global, &args.common, Until::Detached)?;
-        log.notes(&making.made.notes);
-        if let Some(notifier) = making.notifier {
-            // Whoever waits for what may never come keeps nobody from the container.
-            making.entry.unlock()?;
-            let child = &making.made.child;
-            log.notes(notifier.wait_ready(child.pid, &child.pidfd)?.as_slice());
-        }
-        return Ok(0);
+        return detached(global, &args.common, log);
     }
     let exit_file = args.exit_file.as_deref().map(ExitFile::prepare);
-    let exit_file = exit_file.transpose()?;
+    foreground(
+        global,
+        &args.common,
+        (args.keep, exit_file.transpose()?),
+        log,
+    )
+}
+
+/// Makes the container, and leaves it to itself.
+pub(super) fn detached(global: &Global, common: &Common, log: &Log) -> Result<u8> {
+    let making = make(global, common, Until::Detached)?;
+    log.notes(&making.made.notes);
+    if let Some(notifier) = making.notifier {
+        // Whoever waits for what may never come keeps nobody from the container.
+        making.entry.unlock()?;
+        let child = &making.made.child;
+        log.notes(notifier.wait_ready(child.pid, &child.pidfd)?.as_slice());
+    }
+    Ok(0)
+}
+
+/// Makes the container, and stays with it until it ends.
+pub(super) fn foreground(
+    global: &Global,
+    common: &Common,
+    (keep, exit_file): (bool, Option<ExitFile>),
+    log: &Log,
+) -> Result<u8> {
     sys::signal::block_all().doing(|| "cannot block signals".to_owned())?;
     let Making {
         made,
@@ -175,8 +235,8 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
         front,
         after,
         notifier,
-    } = make(global, &args.common, Until::Foreground)?;
-    let after = after.filter(|_| !args.keep);
+    } = make(global, common, Until::Foreground)?;
+    let after = after.filter(|_| !keep);
     let mut notes = made.notes;
     notes.extend(notifier.as_ref().and_then(Notifier::complaint));
     log.notes(&notes);
@@ -185,7 +245,7 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
     let relay = front.show(made.console)?;
     let ended = wait_in_foreground(&made.child, relay, notifier.as_ref())?;
     let told = exit_file.map_or(Ok(()), |file| file.write(ended));
-    match clean_up(&store, &entry, made.may_leave_others, args.keep) {
+    match remnants::clean_up(&store, &entry, made.may_leave_others, keep) {
         Ok(true) => {
             if let Some((runner, poststop)) = after {
                 log.notes(&poststop.run(&runner));
@@ -200,25 +260,6 @@ pub(crate) fn run(global: &Global, args: RunArgs, log: &Log) -> Result<u8> {
         }
     }
     told.map(|()| ended.exit.shell_code())
-}
-
-/// Removes what is left of a container whose first process has ended; whether it is gone by this.
-fn clean_up(store: &Store, entry: &Entry, may_leave_others: bool, keep: bool) -> Result<bool> {
-    // Somebody else's `delete` may have been faster.
-    if (keep && !may_leave_others) || !entry.lock_if_there()? {
-        return Ok(false);
-    }
-    if may_leave_others {
-        super::delete::end_others(entry)?;
-    }
-    if keep {
-        return Ok(false);
-    }
-    if let Some(record) = entry.record()? {
-        super::remnants::remove(store, &record)?;
-    }
-    store.remove(entry)?;
-    Ok(true)
 }
 
 /// A container that was made, and what is needed to stay with it.
@@ -236,11 +277,19 @@ type After = (Runner, Poststop);
 
 fn make(global: &Global, common: &Common, until: Until) -> Result<Making> {
     check_id(common.id())?;
-    let preserved = common.io.preserved()?;
+    let preserved = match common.restore {
+        None => common.io.preserved()?,
+        // It has those that it had.
+        Some(_) => Preserved::default(),
+    };
     let facts = global.facts()?;
     // It may begin anew: nothing is made before.
     protect::against_overwriting(&facts, preserved.count)?;
-    let image = image_run::prepare(global, common, &facts, until == Until::Foreground)?;
+    let image = match &common.restore {
+        Some(_) => image_run::again(global, (&common.bundle, common.id()))
+            .map_err(|e| e.within(common.failed()))?,
+        None => image_run::prepare(global, common, &facts, until == Until::Foreground)?,
+    };
     let made = make_from(image.as_ref(), (facts, preserved), (global, common), until);
     match image {
         Some(image) => made.map_err(|error| image.discard(global, error)),
@@ -280,18 +329,19 @@ fn make_from(
     let leaving = detached.then_some(&mut facts);
     complete(&mut plan, image, (global, common), leaving)?;
     tracing::debug!(namespaces = ?plan.namespaces, mounts = plan.mounts.len(), "planned");
-    let outlets = common
-        .io
-        .outlets(plan.process.terminal.is_some(), detached)?;
+    let has_terminal = plan.process.terminal.is_some();
+    let outlets = common.io.outlets(has_terminal, detached)?;
     let front = Front::prepare(plan.process.terminal.as_mut(), detached)?;
-    let filter = filter(plan.seccomp.as_ref(), plan.fake_root, Some(&store))?;
-    let agent = agent(&plan, until)?;
+    let (filter, agent) = filtering(&plan, (common, &store), until)?;
     let entry = store
         .create(common.id())
-        .map_err(|e| e.within(format!("cannot create container {:?}", common.id())))?;
-    let notifier = match prepare_notify(global, (&store, &entry), &mut plan, until) {
-        Ok(notifier) => notifier,
-        Err(error) => return Err(undone(&store, &entry, None, error)),
+        .map_err(|e| e.within(common.failed()))?;
+    let undone = |after, error| undone((&store, &entry), common, after, error);
+    let last = (&mut plan, &bundle);
+    let prepared = prepare_last((global, common), (&store, &entry), last, until);
+    let (notifier, restoring) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return Err(undone(None, error)),
     };
     let manner = Manner {
         filter,
@@ -312,14 +362,15 @@ fn make_from(
         outlets,
         until,
         strict: global.is_strict(),
-        notify: notify::is_wanted(),
+        notify: common.tells_of_itself(),
         runner: runner.as_ref(),
         cgroups: maker.as_ref(),
         image: image.map(FromImage::used),
+        restoring: restoring.as_ref(),
     };
     let poststop = match Poststop::new(&plan.hooks.poststop, creation.told()) {
         Ok(poststop) => poststop,
-        Err(error) => return Err(undone(&store, &entry, None, error)),
+        Err(error) => return Err(undone(None, error)),
     };
     let made = creation.make(entering, agent);
     let after = runner.zip(poststop);
@@ -333,8 +384,34 @@ fn make_from(
             front,
             notifier,
         }),
-        Err(error) => Err(undone(&store, &entry, after, error)),
+        Err(error) => Err(undone(after, error)),
     }
+}
+
+/// The filter and its agent; of a container that is restored, they are in the images.
+fn filtering(
+    plan: &Plan,
+    (common, store): (&Common, &Store),
+    until: Until,
+) -> Result<(Option<Filter>, Option<Agent>)> {
+    if common.restore.is_some() {
+        return Ok((None, None));
+    }
+    let filter = filter(plan.seccomp.as_ref(), plan.fake_root, Some(store))?;
+    Ok((filter, agent(plan, until)?))
+}
+
+/// Prepares what needs the state directory, and looks whether what is restored fits the plan, of which the last is known now.
+fn prepare_last<'a>(
+    (global, common): (&Global, &'a Common),
+    (store, entry): (&Store, &Entry),
+    (plan, bundle): (&mut Plan, &Bundle),
+    until: Until,
+) -> Result<(Option<Notifier>, Option<Restoring<'a>>)> {
+    let notifier = prepare_notify((global, common), (store, entry), plan, until)?;
+    let restore = common.restore.as_ref();
+    let restoring = restore.map(|restore| restore.fit(global, plan, &bundle.config));
+    Ok((notifier, restoring.transpose()?))
 }
 
 /// Adds to the plan what the configuration does not say, `leaving` for a container that is left to itself; and refuses its
@@ -357,21 +434,25 @@ fn complete(
     }
     global
         .allow(&plan.notes)
-        .map_err(|e| e.within(format!("cannot create container {:?}", common.id())))
+        .map_err(|e| e.within(common.failed()))
 }
 
 /// Gives the program a socket to tell of itself on, if the caller's manager wants to know (NOTIFY_SOCKET). `start` listens on
 /// that of a container that it is to start.
 fn prepare_notify(
-    global: &Global,
+    (global, common): (&Global, &Common),
     (store, entry): (&Store, &Entry),
     plan: &mut Plan,
     until: Until,
 ) -> Result<Option<Notifier>> {
-    if !notify::is_wanted() {
+    if !common.tells_of_itself() {
         return Ok(None);
     }
     plan.pass_notify_socket(store.make_notify_directory(entry)?);
+    // What is restored has said that it is ready.
+    if common.restore.is_some() && !(notify::is_wanted() && until == Until::Foreground) {
+        return Ok(None);
+    }
     match until {
         Until::Created => Ok(None),
         Until::Foreground | Until::Detached => {
@@ -382,54 +463,14 @@ fn prepare_notify(
     }
 }
 
-/// The system call filter of the plan, compiled, and that which feigns.
-pub(super) fn filter(
-    seccomp: Option<&Seccomp>,
-    fake_root: FakeRoot,
-    store: Option<&Store>,
-) -> Result<Option<Filter>> {
-    let compiled = seccomp.map(|s| seccomp::prepare(s, store.map(Store::directory)));
-    let compiled = compiled.transpose();
-    let filter = compiled.map_err(|found| super::spec::problems(&found))?;
-    Ok(match fake_root {
-        FakeRoot::None => filter,
-        FakeRoot::Ignore => Some(seccomp::with_fake_root(filter)),
-    })
-}
-
-/// The seccomp agent, if the filter notifies one: reached where the program is run, looked for where `start` will.
-fn agent(plan: &Plan, until: Until) -> Result<Option<Agent>> {
-    let listener = plan.seccomp.as_ref().and_then(|s| s.listener.as_ref());
-    match (listener, until) {
-        (None, _) => Ok(None),
-        (Some(listener), Until::Created) => Agent::require(listener).map(|()| None),
-        (Some(listener), _) => Agent::connect(listener).map(Some),
-    }
-}
-
-/// Whether the program may get CAP_SYS_ADMIN, with which it could take a root away that was only moved over the host's.
-pub(super) fn could_unmount_root(process: &Process) -> bool {
-    let admin = CapabilitySet::number("CAP_SYS_ADMIN");
-    admin.is_some_and(|number| process.capabilities.bounding.has(number))
-}
-
-/// The note on a root that was not pivoted, or why it cannot be done.
-fn without_pivot(plan: &Plan) -> Result<Note> {
-    if could_unmount_root(&plan.process) {
-        return Err(Error::new("cannot change the root without pivot_root(2)")
-            .because("the container has CAP_SYS_ADMIN, and could take its root away and reach the host's")
-            .hint("take CAP_SYS_ADMIN out of /process/capabilities, or do without --no-pivot"));
-    }
-    Ok(Note::new(
-        "/root",
-        "the host's root stays mounted beneath the container's, out of reach of its processes (--no-pivot)",
-        "do without --no-pivot where pivot_root(2) works",
-    ))
-}
-
 /// Removes the state of a container that could not be made; a second failure is part of the one error.
-fn undone(store: &Store, entry: &Entry, after: Option<After>, error: Error) -> Error {
-    let error = error.within(format!("cannot create container {:?}", entry.id()));
+fn undone(
+    (store, entry): (&Store, &Entry),
+    common: &Common,
+    after: Option<After>,
+    error: Error,
+) -> Error {
+    let error = error.within(common.failed());
     // A hook may fail once the program runs, and one may have left something behind.
     let ended = super::delete::end_others(entry);
     // What is recorded can still be deleted, once all of it has ended.

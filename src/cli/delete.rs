@@ -98,7 +98,12 @@ fn find(global: &Global, id: &str) -> Result<Option<(Store, Entry)>> {
 }
 
 /// Makes sure that the container's processes are gone.
-fn end(entry: &Entry, record: Option<&Record>, force: bool, notes: &mut Vec<Note>) -> Result<()> {
+pub(super) fn end(
+    entry: &Entry,
+    record: Option<&Record>,
+    force: bool,
+    notes: &mut Vec<Note>,
+) -> Result<()> {
     let Some(record) = record else {
         // Whoever made it was killed; init has died with it.
         return match entry.draft() {

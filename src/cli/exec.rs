@@ -261,7 +261,7 @@ fn process(
         notes.clear();
     }
     add_capabilities(&mut process, &args.cap, facts)?;
-    if record.no_pivot && super::create::could_unmount_root(&process) {
+    if record.no_pivot && super::no_pivot::could_unmount_root(&process) {
         return Err(Error::new(
             "cannot run a process with CAP_SYS_ADMIN in a container that was made with --no-pivot",
         )
@@ -285,12 +285,13 @@ fn filter(
             .because("a process has what the container was made with, and that is another")
             .hint("do without --fake-root; `lodger state` shows what the container has"));
     }
-    // Its notes were shown when the container was made.
-    let Some(plan) = plan::seccomp(template.spec.linux().as_ref(), &mut Vec::new()) else {
-        return Ok((super::create::filter(None, fake_root, None)?, None));
+    // Its notes were shown when the container was made, which was refused if there was a problem.
+    let (mut notes, mut problems) = (Vec::new(), Vec::new());
+    let Some(plan) = plan::seccomp(&template.spec, &mut notes, &mut problems) else {
+        return Ok((super::filter::filter(None, fake_root, None)?, None));
     };
     let store = Store::open(global.root.as_deref())?;
-    let filter = super::create::filter(Some(&plan), fake_root, store.as_ref())?;
+    let filter = super::filter::filter(Some(&plan), fake_root, store.as_ref())?;
     let agent = plan.listener.as_ref().map(Agent::connect).transpose()?;
     Ok((filter, agent))
 }

@@ -67,6 +67,9 @@ pub(crate) struct Global {
     /// Taken because engines give it: true or auto, as lodger always is
     #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: String,
+    /// CRIU's program, where `checkpoint` and `restore` are given none: containerd writes its CriuPath here, before any verb
+    #[arg(long, value_name = "PATH", hide = true)]
+    criu: Option<PathBuf>,
     /// Refuse what could only be done with an adaptation: every note is an error, and nothing is made
     #[arg(long, global = true, display_order = 510)]
     strict: bool,
@@ -123,6 +126,11 @@ impl Global {
     /// Whether every note is an error (`--strict`).
     pub(super) fn is_strict(&self) -> bool {
         self.strict
+    }
+
+    /// CRIU's program, if one is given before the verb.
+    pub(super) fn criu(&self) -> Option<&Path> {
+        self.criu.as_deref()
     }
 
     /// Refuses `notes` where they are errors.

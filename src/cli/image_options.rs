@@ -14,7 +14,7 @@ const ENV_FILE_LIMIT: usize = 1 << 20;
 const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// Which image, and what is different from what it says.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct ImageRun {
     /// Run the image NAME, in place of a bundle
     ///
@@ -82,7 +82,7 @@ pub(super) struct ImageRun {
 }
 
 /// Where what the container writes goes.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Upper {
     /// Keep what the container writes in memory, up to SIZE [default: half of the memory]
     ///
@@ -106,8 +106,9 @@ pub(super) struct Upper {
     pub(super) copy: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 enum NetworkWord {
+    #[default]
     None,
     Host,
 }

@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 
 use super::create::Common;
-use super::image_options::{ImageRun, Upper};
+use super::image_described::{Described, Image, describe};
+use super::image_options::Upper;
 use super::spec::Config;
 use super::{Global, image, remnants};
 use crate::error::{Doing, Error, Result};
 use crate::host::{HostFacts, IdWish};
-use crate::image::config::{Asked, AskedMount, Converted, ImageConfig, convert};
-use crate::image::containers::{ContainerNote, Writable};
-use crate::image::merged::Merged;
-use crate::image::store::{ImageRecord, ImageStore};
+use crate::image::config::{Asked, Converted};
+use crate::image::containers::{ContainerNote, KEPT, PASSING, Writable};
 use crate::image::{base, flatten, obstacle, remove};
-use crate::plan::{self, Note, Plan, RootLayers, RootUpper};
+use crate::plan::{Note, Plan, RootLayers, RootUpper};
 use crate::state::{ImageUse, Store};
 use crate::sys;
 
@@ -38,13 +37,6 @@ pub(super) struct FromImage {
     store: OwnedFd,
     /// Its config.json.
     text: Vec<u8>,
-}
-
-/// An image, and the store that has it.
-struct Image {
-    store: ImageStore,
-    record: ImageRecord,
-    layers: Merged,
 }
 
 /// Makes what the container gets from its image; `None`: it is made from a bundle. `passing`: it is gone when this process ends,
@@ -117,6 +109,74 @@ pub(super) fn prepare(
     }
 }
 
+/// What a container that is restored as `id` has of its image, if the bundle at `path` is the directory of one.
+pub(super) fn again(global: &Global, (path, id): (&Path, &str)) -> Result<Option<FromImage>> {
+    let what = || format!("cannot find the image of the container of {path:?}");
+    let path = std::fs::canonicalize(path).map_err(|e| Error::new(what()).because(e))?;
+    let kind = path.parent().and_then(Path::file_name);
+    let Some(keep) = kind.and_then(|kind| match kind.to_str()? {
+        PASSING => Some(false),
+        KEPT => Some(true),
+        _ => None,
+    }) else {
+        return Ok(None);
+    };
+    let state = Store::open_or_make(global.root.as_deref())?;
+    let state = std::path::absolute(state.path()).map_err(|e| Error::new(what()).because(e))?;
+    let Some((writable, note)) = Writable::reopen(&path, (id, &state))? else {
+        return Ok(None);
+    };
+    let store = path.ancestors().nth(2).unwrap_or(&path).to_owned();
+    let mut layers = None;
+    if !writable.has("rootfs") {
+        let topmost_first = note.layers.iter().rev();
+        let mut lower: Vec<PathBuf> = topmost_first
+            .map(|name| store.join("layers").join(name).join("root"))
+            .collect();
+        lower.extend(writable.has("base").then(|| path.join("base")));
+        let upper = match writable.has("upper") {
+            true => RootUpper::Directory {
+                upper: path.join("upper"),
+                work: new_work(global, &writable)?,
+                passing: !keep,
+            },
+            false => RootUpper::None,
+        };
+        layers = Some(RootLayers { lower, upper });
+    }
+    let config = path.join("config.json");
+    let text = crate::bundle::read(&config).map_err(|error| super::spec::explain(&error))?;
+    Ok(Some(FromImage {
+        layers,
+        notes: Vec::new(),
+        used: ImageUse {
+            name: note.image,
+            manifest: note.manifest,
+            directory: path,
+            keep,
+        },
+        writable,
+        store: sys::path::open_directory(rustix::fs::CWD, &store).doing(what)?,
+        text,
+    }))
+}
+
+/// Makes the work directory anew: an overlay that was not to be written to the disk at once (`volatile`) marks it, and is not
+/// mounted with it again.
+fn new_work(global: &Global, writable: &Writable) -> Result<PathBuf> {
+    let what = || format!("cannot make {:?} anew", writable.path().join("work"));
+    let remove = || remove::tree(writable.directory(), OsStr::new("work"));
+    match remove() {
+        Err(error) if error.is(nix::libc::EACCES) || error.is(nix::libc::EPERM) => {
+            let state = Store::open_or_make(global.root.as_deref())?;
+            let work = || remove().doing(what);
+            remnants::in_outer(&state, global.id_wish(), what, work)?;
+        }
+        removed => removed.doing(what)?,
+    }
+    writable.make_directory("work")
+}
+
 /// Why a root filesystem is a copy.
 enum CopyReason {
     Asked,
@@ -147,60 +207,6 @@ fn unsaid(why: &str) -> String {
     format!("no overlay can be had: {why}")
 }
 
-/// An image, and what becomes of it for a container.
-struct Described {
-    image: Image,
-    asked: Asked,
-    converted: Converted,
-    notes: Vec<Note>,
-}
-
-/// What a container of an image would be; nothing is made. `words`: its id, arguments, and whether it gets a terminal.
-fn describe(
-    global: &Global,
-    options: &ImageRun,
-    words: (&str, &[String], bool),
-    facts: &HostFacts,
-) -> Result<Described> {
-    let image = find(global, options.image().unwrap_or_default())?;
-    let setgroups = plan::idmap::allows_setgroups(facts);
-    let (id, args, tty) = words;
-    let mut asked = options.asked(id, args, tty, setgroups)?;
-    let mut notes = Vec::new();
-    if !image::is_foreign(&image.store)? {
-        image::require_owners(&image.record, facts)?;
-    } else if !options.upper().copy {
-        notes.extend((!asked.read_only).then(|| foreign_note(&image.store)));
-        asked.read_only = true;
-    }
-    if asked.read_only {
-        add_scratch(&mut asked, &image.layers)?;
-    }
-    let config = ImageConfig::parse(&image.store.config(&image.record)?)?;
-    let converted = convert(&config, &asked, &image.layers)?;
-    Ok(Described {
-        image,
-        asked,
-        converted,
-        notes,
-    })
-}
-
-/// The config of a container that is not made, its files, and what there is to say of them.
-pub(super) fn look(
-    global: &Global,
-    options: &ImageRun,
-    words: (&str, &[String], bool),
-    facts: &HostFacts,
-) -> Result<(Config, Merged, Vec<Note>)> {
-    let described = describe(global, options, words, facts)?;
-    let text = serde_json::to_vec(&described.converted.config)
-        .map_err(|e| Error::new("cannot write the config").because(e))?;
-    let notes = [described.notes, described.converted.notes].concat();
-    let config = Config::new(PathBuf::from("/"), text);
-    Ok((config, described.image.layers, notes))
-}
-
 impl FromImage {
     /// The config of the container.
     pub(super) fn config(&self) -> Config {
@@ -228,12 +234,9 @@ impl FromImage {
             return error;
         }
         let state = Store::open_or_make(global.root.as_deref());
-        match state.and_then(|state| {
+        error.after(state.and_then(|state| {
             remnants::remove_writable(&state, global.id_wish(), self.writable.path())
-        }) {
-            Ok(()) => error,
-            Err(left) => error.hint(left.message()),
-        }
+        }))
     }
 
     /// Makes the bundle, and the directories of the root filesystem.
@@ -385,63 +388,4 @@ impl FromImage {
         let any = base::fill(&self.open("base")?, &image.layers, &points)?;
         Ok((any || readonly).then_some(path))
     }
-}
-
-impl Image {
-    /// The paths of the layers, topmost first.
-    fn lower(&self) -> Vec<PathBuf> {
-        let topmost_first = self.record.layers.iter().rev();
-        topmost_first
-            .map(|layer| self.store.layer_root(layer))
-            .collect()
-    }
-
-    fn root_mode(&self) -> Result<u32> {
-        let root = self.layers.root()?;
-        Ok(root.map_or(0o755, |root| root.stat.st_mode & 0o7777))
-    }
-}
-
-/// A place for what programs write in passing, where the root filesystem is read-only, as podman gives one.
-fn add_scratch(asked: &mut Asked, image: &Merged) -> Result<()> {
-    for (place, mode) in [
-        ("/run", "mode=755"),
-        ("/tmp", "mode=1777"),
-        ("/var/tmp", "mode=1777"),
-    ] {
-        let taken = asked.mounts.iter().any(|mount| mount.destination == place);
-        let found = image.lookup(Path::new(place), true)?;
-        if !taken && found.is_some_and(|found| found.is_directory()) {
-            asked.mounts.push(AskedMount {
-                source: None,
-                destination: place.to_owned(),
-                options: ["nosuid", "nodev", mode, "tmpcopyup"]
-                    .map(str::to_owned)
-                    .into(),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The image `name`, of the caller's own store or one that she may read.
-fn find(global: &Global, name: &str) -> Result<Image> {
-    let (store, record) = image::find(global, name)?;
-    let layers = Merged::new(store.open_layers(&record)?);
-    Ok(Image {
-        store,
-        record,
-        layers,
-    })
-}
-
-fn foreign_note(store: &ImageStore) -> Note {
-    Note::new(
-        "/root/readonly",
-        format!(
-            "the root filesystem is read-only: the image store {:?} is another user's, and of her files nothing can be changed",
-            store.path()
-        ),
-        "write to /tmp, or to what -v brings; --copy makes a copy of your own; --read-only, and this is not said",
-    )
 }

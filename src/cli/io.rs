@@ -35,6 +35,16 @@ pub(super) struct Io {
 }
 
 impl Io {
+    /// Those of one who has nothing else.
+    pub(super) fn new(console_socket: Option<PathBuf>, pid_file: Option<PathBuf>) -> Self {
+        Self {
+            console_socket,
+            pidfd_socket: None,
+            pid_file,
+            preserve_fds: 0,
+        }
+    }
+
     /// What of the caller's open files is passed on (sd_listen_fds(3) for the sockets).
     pub(super) fn preserved(&self) -> Result<Preserved> {
         let own =

@@ -17,6 +17,7 @@ use crate::sys;
 
 mod cgroups;
 mod check;
+mod checkpoint;
 mod completion;
 mod create;
 mod delete;
@@ -26,19 +27,24 @@ mod events;
 mod exec;
 mod exit_file;
 mod features;
+mod filter;
 mod global;
 mod help;
 mod image;
+mod image_described;
 mod image_options;
 mod image_run;
 mod io;
+mod iterative;
 mod kill;
-mod later;
+mod no_pivot;
 mod pause;
 mod protect;
 mod ps;
 mod quick;
 mod remnants;
+mod restore;
+mod runc_words;
 mod select;
 mod show;
 pub(crate) mod signal;
@@ -128,6 +134,8 @@ enum Command {
     Pause(pause::PauseArgs),
     Resume(pause::ResumeArgs),
     Wait(wait::Args),
+    Checkpoint(checkpoint::Args),
+    Restore(restore::Args),
     Update(update::Args),
     Delete(delete::Args),
     Image(image::Args),
@@ -138,10 +146,6 @@ enum Command {
     Features(features::Args),
     Completion(completion::Args),
     Help(help::Args),
-    #[command(hide = true)]
-    Checkpoint(later::Args),
-    #[command(hide = true)]
-    Restore(later::Args),
 }
 
 /// The verbs that have to do with images.
@@ -248,7 +252,7 @@ fn again(
 
 fn whole(args: &[OsString]) -> clap::error::Result<(Global, Command)> {
     let mut command = command();
-    let mut matches = command.try_get_matches_from_mut(args)?;
+    let mut matches = command.try_get_matches_from_mut(runc_words::spelled_out(args))?;
     let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut command))?;
     Ok((cli.global, cli.command))
 }
@@ -278,8 +282,8 @@ fn dispatch(global: &Global, command: Command, log: &Log) -> Result<u8> {
         Command::Features(args) => features::features(&args),
         Command::Completion(args) => completion::completion(&args),
         Command::Help(args) => help::help(&args),
-        Command::Checkpoint(_) => later::needs_criu("checkpoint"),
-        Command::Restore(_) => later::needs_criu("restore"),
+        Command::Checkpoint(args) => checkpoint::checkpoint(global, &args, log),
+        Command::Restore(args) => restore::restore(global, args, log),
     }
 }
 

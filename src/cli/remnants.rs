@@ -25,9 +25,35 @@ const MAX_TEXT: u64 = 64 << 10;
 pub(super) fn remove(store: &Store, record: &Record) -> Result<()> {
     remove_cgroup_of(store, record)?;
     match &record.image {
+        // A checkpoint needs it.
+        Some(image) if containers::is_pinned(&image.directory) => Ok(()),
         Some(image) if !image.keep => remove_writable(store, wish(record), &image.directory),
         _ => Ok(()),
     }
+}
+
+/// Removes what is left of a container whose first process has ended; whether it is gone by this.
+pub(super) fn clean_up(
+    store: &Store,
+    entry: &Entry,
+    may_leave_others: bool,
+    keep: bool,
+) -> Result<bool> {
+    // Somebody else's `delete` may have been faster.
+    if (keep && !may_leave_others) || !entry.lock_if_there()? {
+        return Ok(false);
+    }
+    if may_leave_others {
+        super::delete::end_others(entry)?;
+    }
+    if keep {
+        return Ok(false);
+    }
+    if let Some(record) = entry.record()? {
+        remove(store, &record)?;
+    }
+    store.remove(entry)?;
+    Ok(true)
 }
 
 /// The ids that the container had: no helper is needed where they are the caller's own alone.

@@ -89,7 +89,7 @@ pub(crate) fn plan(global: &Global, args: &PlanArgs) -> Result<u8> {
     let mut plan =
         Plan::compute_with(&bundle, &facts, global.choices()).map_err(|p| problems(&p))?;
     // It fails where `run` would.
-    super::create::filter(plan.seccomp.as_ref(), FakeRoot::None, None)?;
+    super::filter::filter(plan.seccomp.as_ref(), FakeRoot::None, None)?;
     plan.set_fake_root(global.fake_root().unwrap_or_default());
     let text = serde_json::to_string_pretty(&plan)
         .map_err(|error| Error::new("cannot print the plan").because(error))?;

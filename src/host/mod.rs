@@ -31,7 +31,7 @@ pub use joined::{Found, Joinable, NamespaceReading, may_join};
 pub use mountinfo::{MountLine, Revealing, listed, parse_mountinfo, too_revealing};
 pub use net::{NetReading, present as net_devices};
 pub use probe::own_uid_map;
-pub use programs::run;
+pub use programs::{ask as ask_program, run};
 pub use session::{
     BusSocket, LogoutReading, SessionPlaces, SessionReading, host_uid, parse_bus_address,
     parse_kill_user_processes,

@@ -1,5 +1,6 @@
 //! The programs of the host that the probe finds or asks: only from fixed directories, never from `$PATH`.
 
+use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -94,23 +95,57 @@ pub fn run(name: &str, args: &[String]) -> Result<String, String> {
     let in_user_namespace = super::probe::in_user_namespace();
     let path = find(name, in_user_namespace)?
         .ok_or_else(|| format!("{name} is in none of {SAFE_DIRECTORIES}"))?;
-    let mut command = Command::new(&path);
+    ask(&path, args).map_err(|unanswered| unanswered.why)
+}
+
+/// Why a program has not answered.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// In words.
+    pub why: String,
+    /// The error number with which it could not even be started, where there is one.
+    pub errno: Option<i32>,
+}
+
+/// What the program at `path`, which the caller has chosen, prints.
+pub fn ask(path: &Path, args: &[impl AsRef<OsStr>]) -> Result<String, Unanswered> {
+    let mut command = Command::new(path);
     command.args(args).env_clear().current_dir("/");
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let said = spawn(&mut command)
-        .and_then(Child::wait_with_output)
-        .map_err(|error| format!("{}: {error}", path.display()))?;
-    if said.status.success() {
-        return Ok(String::from_utf8_lossy(&said.stdout).into_owned());
+    let failed = |error: io::Error| Unanswered {
+        why: format!("{}: {error}", path.display()),
+        errno: error.raw_os_error(),
+    };
+    let mut child = spawn(&mut command).map_err(failed)?;
+    let (said, complaint) = (child.stdout.take(), child.stderr.take());
+    let heard = std::thread::scope(|scope| {
+        // Without a process left for the thread the pipes close, and it ends by SIGPIPE if it goes on talking.
+        let thread = std::thread::Builder::new();
+        let complaint = thread.spawn_scoped(scope, || first_of(complaint))?;
+        Ok((first_of(said), complaint.join().unwrap_or_default()))
+    });
+    let status = child.wait().map_err(failed)?;
+    let (said, complaint) = heard.map_err(failed)?;
+    let failed = |why: String| Unanswered {
+        why: format!("{}: {why}", path.display()),
+        errno: None,
+    };
+    if said.len() as u64 > MAX_ANSWER {
+        return Err(failed("it does not stop talking".to_owned()));
     }
-    let complaint = String::from_utf8_lossy(&said.stderr);
-    Err(format!(
-        "{}: {}: {}",
-        path.display(),
-        said.status,
-        complaint.trim()
-    ))
+    if status.success() {
+        return Ok(said);
+    }
+    Err(failed(format!("{status}: {}", complaint.trim())))
+}
+
+/// What comes through a pipe, up to a limit. Who says more ends by SIGPIPE, as the pipe is closed then.
+fn first_of(pipe: Option<impl Read>) -> String {
+    let mut text = Vec::new();
+    let read = pipe.map(|pipe| pipe.take(MAX_ANSWER + 1).read_to_end(&mut text));
+    tracing::trace!("a program's answer: {read:?}");
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 #[cfg(test)]
@@ -125,6 +160,20 @@ mod tests {
         assert!(distrust(0, 0o104_757, false).is_some());
         assert!(distrust(65534, 0o104_755, false).is_some());
         assert_eq!(distrust(65534, 0o104_755, true), None);
+    }
+
+    #[test]
+    fn who_does_not_stop_talking_is_not_listened_to() {
+        let zeros = ["if=/dev/zero", "status=none"];
+        let said = ask(Path::new("/bin/dd"), &zeros).unwrap_err().why;
+        assert!(said.contains("does not stop talking"), "{said}");
+        let to_stderr = ["-c", "head -c 10M /dev/zero >&2; exit 3"];
+        let said = ask(Path::new("/bin/sh"), &to_stderr).unwrap_err().why;
+        assert!(
+            said.contains("status: 3") || said.contains("signal"),
+            "{}",
+            said.len()
+        );
     }
 
     #[test]

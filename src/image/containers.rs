@@ -24,6 +24,8 @@ pub const PASSING: &str = "containers";
 pub const KEPT: &str = "kept";
 /// The file that tells of the container.
 pub const NOTE: &str = "container.json";
+/// The file by which a directory stays when its container goes: a checkpoint needs it.
+pub const CHECKPOINTED: &str = "checkpointed";
 /// The most that is read of it, in bytes.
 const NOTE_LIMIT: usize = 1 << 20;
 
@@ -78,6 +80,44 @@ impl Writable {
         let text = serde_json::to_vec(note).map_err(|e| Error::new(what()).because(e))?;
         this.write(NOTE, &text)?;
         Ok(this)
+    }
+
+    /// Opens the directory at `path` of a container that has ended, for one that goes on with it under the id `id` in the state
+    /// directory `state`; with what tells of it. `None`: it is no container's.
+    ///
+    /// # Errors
+    /// The kernel's; that another container has it.
+    pub fn reopen(
+        path: &Path,
+        (id, state): (&str, &Path),
+    ) -> Result<Option<(Self, ContainerNote)>> {
+        let what =
+            || format!("cannot go on with what the container has changed of its image, {path:?}");
+        let fd = open_directory(CWD, path).doing(what)?;
+        let Some(note) = read_note(&fd, path)? else {
+            return Ok(None);
+        };
+        let this = Self {
+            fd,
+            path: path.to_owned(),
+            reused: true,
+        };
+        if !lock(&this.fd).doing(what)? || note.is_alive(&this.fd)? {
+            return Err(Error::new(what())
+                .because(format!(
+                    "container {:?} in {:?} has it",
+                    note.id, note.state
+                ))
+                .hint("delete it first"));
+        }
+        let note = ContainerNote {
+            id: id.to_owned(),
+            state: state.to_owned(),
+            ..note
+        };
+        let text = serde_json::to_vec(&note).map_err(|e| Error::new(what()).because(e))?;
+        this.write(NOTE, &text)?;
+        Ok(Some((this, note)))
     }
 
     /// Whether the changes that are kept here may become those of the container that `note` tells of.
@@ -182,6 +222,46 @@ pub struct Found {
     pub note: Option<ContainerNote>,
     /// Whether a container has it, or is being made with it.
     pub is_used: bool,
+    /// Whether it stays when its container goes.
+    pub stays: bool,
+}
+
+/// Lets the directory of a container stay when that goes, for a checkpoint; whether it would not have stayed before.
+///
+/// # Errors
+/// The kernel's.
+pub fn pin(directory: &Path) -> Result<bool> {
+    let what = || format!("cannot mark {directory:?} as needed by a checkpoint");
+    let fd = open_directory(CWD, directory).doing(what)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    match rustix::fs::openat(&fd, CHECKPOINTED, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(_) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(e) => Err(sys::Error::new(
+            "openat",
+            format!("{CHECKPOINTED:?}, O_CREAT|O_EXCL"),
+            e,
+        ))
+        .doing(what),
+    }
+}
+
+/// Takes back what [`pin`] did.
+///
+/// # Errors
+/// The kernel's.
+pub fn unpin(directory: &Path) -> Result<()> {
+    let path = directory.join(CHECKPOINTED);
+    match rustix::fs::unlinkat(CWD, &path, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(sys::Error::new("unlinkat", format!("{path:?}"), e))
+            .doing(|| format!("cannot let {directory:?} go with its container")),
+    }
+}
+
+/// Whether the directory of a container stays when that goes ([`pin`]).
+pub fn is_pinned(directory: &Path) -> bool {
+    rustix::fs::statat(CWD, directory.join(CHECKPOINTED), AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 /// All of them in the store that is open as `store` and lies at `path`.
@@ -215,6 +295,7 @@ pub fn all(store: &OwnedFd, path: &Path) -> Result<Vec<Found>> {
                 name,
                 note: note.ok().flatten(),
                 is_used: alive || !unlocked,
+                stays: kind == KEPT || is_pinned(&path),
             });
         }
     }

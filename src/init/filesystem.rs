@@ -112,8 +112,8 @@ pub(super) fn overlay(
     let open = kernel::FsContext::open("overlay");
     let tree = open.and_then(|context| of_directories(context, layers, directories, given));
     let tree = match tree {
-        // Before Linux 6.13 fsconfig(2) takes only paths, of at most 255 bytes; mount(2) takes names of fds.
-        Err(error) if error.is(nix::libc::EINVAL) || error.is(nix::libc::EBADF) => {
+        // fsconfig(2) takes only paths, of at most 255 bytes; mount(2) takes names of fds.
+        Err(error) if takes_no_fds(error.errno) => {
             let context = kernel::FsContext::open_for_mount("overlay");
             let tree = of_directories(context, layers, directories, given);
             // Where both find the same fault, the first can say more of it.
@@ -125,6 +125,15 @@ pub(super) fn overlay(
         tree => tree,
     };
     explained(tree, "overlay")
+}
+
+/// Whether the kernel may have no layers by fd: an overlay takes them since Linux 6.13 (EINVAL, EBADF), and no fds at all before 6.5
+/// (EOPNOTSUPP).
+fn takes_no_fds(errno: i32) -> bool {
+    matches!(
+        errno,
+        nix::libc::EINVAL | nix::libc::EBADF | nix::libc::EOPNOTSUPP
+    )
 }
 
 fn of_directories<'a>(

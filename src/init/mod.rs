@@ -5,19 +5,20 @@
 //! open, no path of the container is resolved but beneath it (`beneath`). A process that may share a pid namespace
 //! with container code cannot be looked into ([`sys::cred::set_dumpable`]; CVE-2016-9962).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use crate::doctor::Step;
 use crate::error::{Doing, Error, Result};
 use crate::plan::idmap::maps_id;
-use crate::plan::{IdMapping, Namespace, Note, Plan, Process, UserNamespace};
+use crate::plan::{IdMapping, Namespace, Plan, Process, UserNamespace};
 use crate::seccomp::Filter;
 use crate::spawn::hook::Told;
 use crate::spawn::line::{Failure, InitEnd, Order, Report};
 use crate::sys;
 use crate::sys::defence::{Defence, is_on};
 use crate::sys::memory::SharedByte;
+use crate::sys::seccomp::Instruction;
 
 mod attributes;
 mod beneath;
@@ -27,6 +28,7 @@ mod devices;
 mod filesystem;
 mod hooks;
 mod idmap;
+mod keyring;
 mod labels;
 mod mounts;
 mod network;
@@ -36,15 +38,18 @@ mod passwd;
 mod paths;
 mod privileges;
 mod program;
+mod restore;
 mod rootfs;
 mod scheduling;
 mod seccomp;
 mod sysctl;
 
+use keyring::join_keyring;
 pub(crate) use labels::open_proc;
 pub(crate) use oom::set_oom_score;
 pub use oom::write_oom_score;
 use program::Program;
+pub use restore::Given as GivenToCriu;
 pub(crate) use scheduling::restrict_cpus;
 
 /// How far init came, for the message when it ends without a word.
@@ -121,6 +126,20 @@ pub struct Manner {
     pub no_pivot: bool,
 }
 
+impl Manner {
+    /// The programs of the system call filters that are loaded, in that order.
+    pub fn loaded_filters(&self) -> Vec<&[Instruction]> {
+        let filter = self.filter.iter().filter(|_| is_on(Defence::Seccomp));
+        filter.flat_map(Filter::programs).collect()
+    }
+
+    /// The flags with which they are loaded.
+    pub fn loaded_flags(&self) -> Vec<u64> {
+        let filter = self.filter.iter().filter(|_| is_on(Defence::Seccomp));
+        filter.flat_map(Filter::all_flags).collect()
+    }
+}
+
 /// The caller's open files that the program gets, under the same numbers, from 3 on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preserved {
@@ -147,6 +166,15 @@ pub struct Init<'a> {
     pub stage: &'a SharedByte,
     /// What its hooks are told.
     pub told: Told<'a>,
+}
+
+/// What is at hand once init has begun.
+struct Begun {
+    /// The caller's umask.
+    umask: u32,
+    sources: rootfs::Sources,
+    /// The procfs for labels, if there are some.
+    proc: Option<OwnedFd>,
 }
 
 /// The program, ready to be run, and what `startContainer` hooks read, if there are some.
@@ -177,14 +205,12 @@ impl Init<'_> {
         self.stage.set(stage as u8);
     }
 
-    /// Everything up to the program; `None` when the runtime went away.
-    fn set_up(&self) -> Result<Option<Prepared>> {
-        let mut kept = vec![self.line.as_fd()];
-        kept.extend(self.gate.as_ref().map(AsFd::as_fd));
+    /// Leaves what is the caller's, opens what is mounted from the host, and becomes the container's root; `None` when the runtime
+    /// went away.
+    fn begin(&self, kept: &[BorrowedFd<'_>]) -> Result<Option<Begun>> {
         let own = sys::fd::FIRST + self.manner.preserved.count;
         if is_on(Defence::CloseFiles) {
-            sys::fd::close_others(own, &kept)
-                .doing(|| "cannot close inherited files".to_owned())?;
+            sys::fd::close_others(own, kept).doing(|| "cannot close inherited files".to_owned())?;
         }
         die_with_runtime(true)?;
         if self.line.receive().map_err(protocol)? != Some(Order::Go) {
@@ -210,6 +236,26 @@ impl Init<'_> {
         let sources = rootfs::Sources::open(plan)?;
         let proc = labels::open_proc(&plan.process.attributes)?;
         become_root(plan)?;
+        Ok(Some(Begun {
+            umask,
+            sources,
+            proc,
+        }))
+    }
+
+    /// Everything up to the program; `None` when the runtime went away.
+    fn set_up(&self) -> Result<Option<Prepared>> {
+        let mut kept = vec![self.line.as_fd()];
+        kept.extend(self.gate.as_ref().map(AsFd::as_fd));
+        let Some(begun) = self.begin(&kept)? else {
+            return Ok(None);
+        };
+        let Begun {
+            umask,
+            sources,
+            proc,
+        } = begun;
+        let plan = self.plan;
         let terminal = self.build_root(&sources)?;
         drop(sources);
         if let Some(terminal) = terminal {
@@ -371,42 +417,6 @@ fn prepare_to_join(
     Program::prepare(process, manner, &[line.as_fd()], None, proc)
 }
 
-/// Leaves the caller's session keyring, whose keys are no business of a container. Where there is no room for one more, or
-/// something around this session forbids it, the container has the caller's, with a word.
-fn join_keyring(
-    manner: &Manner,
-    process: &Process,
-    proc: Option<&OwnedFd>,
-    line: &InitEnd,
-) -> Result<()> {
-    use nix::libc::{EACCES, EDQUOT, ENOSYS, EPERM};
-    let Some(name) = &manner.keyring else {
-        return Ok(());
-    };
-    labels::apply_to_keyring(&process.attributes, proc)?;
-    let what = || "cannot join a session keyring of the container's own".to_owned();
-    let (code, remedy) = match sys::keyring::join_session(name) {
-        Ok(()) => return Ok(()),
-        // A kernel without keys.
-        Err(error) if error.is(ENOSYS) => return Ok(()),
-        Err(error) if error.is(EDQUOT) => (
-            "LDG-KEYRING-QUOTA",
-            "your keys are used up: end some containers, ask the administrator for sysctl kernel.keys.maxkeys=2000, or give --no-new-keyring",
-        ),
-        Err(error) if error.is(EPERM) || error.is(EACCES) => (
-            "LDG-KEYRING-SECCOMP",
-            "a filter around this session forbids keyctl(2): give --no-new-keyring where that is meant to be so",
-        ),
-        Err(error) => return Err(error).doing(what),
-    };
-    let note = Note::new(
-        "/process",
-        "the container shares the caller's session keyring: it could not get one of its own",
-        remedy,
-    );
-    line.send(&Report::Note(note.code(code))).doing(what)
-}
-
 /// Runs the program; returns only on failure.
 fn start(program: &Program, dies: bool, line: &InitEnd) -> Error {
     let outlives = if dies {
@@ -455,7 +465,7 @@ fn become_root(plan: &Plan) -> Result<()> {
 }
 
 /// Takes uid and gid 0, where they are mapped.
-fn take_root_ids(uid_map: &[IdMapping], gid_map: &[IdMapping]) -> Result<()> {
+pub(crate) fn take_root_ids(uid_map: &[IdMapping], gid_map: &[IdMapping]) -> Result<()> {
     let what = || "cannot become the container's root".to_owned();
     if maps_id(gid_map, 0) {
         sys::cred::set_gid(0).doing(what)?;

@@ -99,6 +99,19 @@ fn make(
     Ok(tree)
 }
 
+/// The detached mount of a `bind` as it is to be, for one who puts it in its place.
+pub(super) fn outside(
+    mount: &Mount,
+    sources: &[OwnedFd],
+    notes: &mut Vec<Note>,
+) -> Result<OwnedFd> {
+    let tree = detached(mount, sources, notes)?;
+    if let Some(map) = &mount.id_map {
+        map_ids(&tree, map)?;
+    }
+    Ok(tree)
+}
+
 /// The detached mount with its attributes.
 fn detached(mount: &Mount, sources: &[OwnedFd], notes: &mut Vec<Note>) -> Result<OwnedFd> {
     let wanted = [&mount.attributes, &mount.recursive_attributes];

@@ -27,6 +27,19 @@ pub(super) fn apply(wanted: &ProcessAttributes) -> Result<()> {
     }
 }
 
+/// Gives CRIU, which becomes this process, what the processes that it makes have from it, and what nobody can give to them later.
+pub(super) fn apply_inherited(personality: u32, wanted: &ProcessAttributes) -> Result<()> {
+    if personality != 0 {
+        sys::sched::set_personality(personality)
+            .doing(|| format!("cannot give back the personality {personality:#x}"))
+            .map_err(|e| e.hint("PER_LINUX32 needs a kernel that runs 32-bit programs"))?;
+    }
+    wanted
+        .memory_policy
+        .as_ref()
+        .map_or(Ok(()), set_memory_policy)
+}
+
 fn set_scheduler(wanted: &Scheduler) -> Result<()> {
     let Err(cause) = sys::sched::set_scheduling(Scheduling {
         policy: wanted.policy,

@@ -14,8 +14,12 @@ use crate::sys::defence::{Defence, is_on};
 
 /// Writes every parameter. What the config mounts over /proc cannot redirect a write (CVE-2025-52881): the procfs is our own,
 /// detached instance, or the host's where the pid namespace is. That of `root` is used only where the defence is off.
-pub(super) fn write_all(parameters: &[Sysctl], root: &RootDir) -> Result<()> {
-    if parameters.is_empty() {
+pub(super) fn write_all<'a>(
+    parameters: impl IntoIterator<Item = &'a Sysctl>,
+    root: &RootDir,
+) -> Result<()> {
+    let mut parameters = parameters.into_iter().peekable();
+    if parameters.peek().is_none() {
         return Ok(());
     }
     let proc = own_procfs(root)

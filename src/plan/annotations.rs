@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use oci_spec::runtime::Spec;
 
 use super::Note;
-use crate::bundle::pointer_token;
+use crate::bundle::{Problem, pointer_token};
+use crate::checkpoint::{CHECKPOINTABLE, CRIU_CONFIG};
 
 /// An annotation that changes what is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +22,15 @@ pub(super) const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
 /// Every annotation that is acted upon: `features` tells of them, as a config that others may write should not have them
 /// unseen (features.md, "potentiallyUnsafeConfigAnnotations").
-pub const ACTING: [Acting; 2] = [
+pub const ACTING: [Acting; 4] = [
+    Acting {
+        key: CHECKPOINTABLE,
+        effect: "\"true\": the system call filter, if there is one, lets vmsplice(2) pass with the flags that CRIU gives it",
+    },
+    Acting {
+        key: CRIU_CONFIG,
+        effect: "a file that CRIU reads at checkpoint and restore, with the caller's rights: it may name programs to run",
+    },
     Acting {
         key: KEEP_GROUPS,
         effect: "\"1\": the container's processes keep the caller's supplementary groups",
@@ -36,13 +45,14 @@ pub const ACTING: [Acting; 2] = [
 const FOREIGN: [&str; 2] = ["run.oci.", "org.criu."];
 
 /// Other beginnings of annotations that engines, runtimes and their plugins act upon, or take for their own.
-const ENGINES: [&str; 20] = [
+const ENGINES: [&str; 21] = [
     "cdi.k8s.io/",
     "com.github.containers.",
     "containerd.io/",
     "cpu-load-balancing.crio.io",
     "cpu-quota.crio.io",
     "dev.gvisor.",
+    "dev.lodger.",
     "io.container.manager",
     "io.containerd.",
     "io.containers.",
@@ -101,6 +111,26 @@ pub fn keeps_groups(annotations: &BTreeMap<String, String>) -> bool {
         .is_some_and(|value| value == "1")
 }
 
+/// Whether the container is to be one that CRIU can dump under a filter that forbids vmsplice(2).
+pub(super) fn checkpointable(spec: &Spec, problems: &mut Vec<Problem>) -> bool {
+    let annotations = spec.annotations().as_ref();
+    match annotations
+        .and_then(|all| all.get(CHECKPOINTABLE))
+        .map(String::as_str)
+    {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            let message = format!("{other:?} is neither \"true\" nor \"false\"");
+            problems.push(Problem::new(
+                format!("/annotations/{CHECKPOINTABLE}"),
+                message,
+            ));
+            false
+        }
+    }
+}
+
 fn acts(key: &str) -> bool {
     let matches = |acting: &Acting| {
         key == acting.key || acting.key.ends_with('.') && key.starts_with(acting.key)
@@ -135,6 +165,8 @@ mod tests {
             "run.oci.hooks.stdout",
             "org.systemd.property.ExecStart",
             "org.criu.config",
+            "dev.lodger.checkpointable",
+            "dev.lodger.x",
             "io.kubernetes.cri-o.Devices",
             "io.kubernetes.cri.container-type",
             "io.podman.annotations.seccomp",

@@ -76,7 +76,7 @@ impl Plan {
         let parameters = linux.and_then(|l| l.sysctl().clone()).unwrap_or_default();
         let sysctl = sysctl::sysctl(&parameters, &owned, &decided.joined, new, &mut problems);
         let process = plan_process(spec, ids, &mut notes, &mut problems);
-        let seccomp = super::seccomp(linux, &mut notes);
+        let seccomp = super::seccomp(spec, &mut notes, &mut problems);
         resctrl::refuse(linux, facts, &mut problems);
         notes.extend(of_annotations);
         let own_dev = !mounts::has_host_dev(&mounts);

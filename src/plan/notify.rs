@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Attribute, Attributes, Mount, MountSource, Plan};
 
 /// Where the directory with the socket is in the container, as with runc.
-const DIRECTORY: &str = "/run/notify";
+pub const DIRECTORY: &str = "/run/notify";
 
 /// The socket's name in it.
 pub const SOCKET: &str = "notify.sock";

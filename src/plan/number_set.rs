@@ -26,14 +26,19 @@ impl NumberSet {
 
     /// The numbers of this set that `other` has not: `None` when there are none.
     pub fn without(&self, other: impl Fn(u32) -> bool) -> Option<Self> {
-        let mut left: Vec<(u32, u32)> = Vec::new();
-        for number in self.numbers().filter(|number| !other(*number)) {
-            match left.last_mut() {
+        Self::of(self.numbers().filter(|number| !other(*number)))
+    }
+
+    /// The set of these numbers, which ascend: `None` when there are none.
+    pub fn of(numbers: impl Iterator<Item = u32>) -> Option<Self> {
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for number in numbers {
+            match ranges.last_mut() {
                 Some((_, last)) if *last + 1 == number => *last = number,
-                _ => left.push((number, number)),
+                _ => ranges.push((number, number)),
             }
         }
-        (!left.is_empty()).then_some(Self(left))
+        (!ranges.is_empty()).then_some(Self(ranges))
     }
 
     fn has(&self, number: u32) -> bool {

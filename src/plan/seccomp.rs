@@ -4,12 +4,13 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Linux, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
-    LinuxSeccompOperator,
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
+    LinuxSeccompOperator, Spec,
 };
 use serde::{Deserialize, Serialize};
 
-use super::Note;
+use super::{Note, annotations};
+use crate::bundle::Problem;
 
 /// EPERM, which config-linux.md wants where no errno is given.
 const DEFAULT_ERRNO: u16 = 1;
@@ -29,6 +30,9 @@ pub struct Seccomp {
     /// Who answers the calls with [`SeccompAction::Notify`]; `None` where no rule has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<SeccompListener>,
+    /// Whether vmsplice(2) is allowed as CRIU calls it in the processes that it dumps, whatever the rules say of that call.
+    #[serde(default, skip_serializing_if = "super::is_false")]
+    pub checkpointable: bool,
 }
 
 /// What happens to a call (seccomp(2), SECCOMP_RET_…).
@@ -130,9 +134,11 @@ pub struct SeccompListener {
     pub metadata: String,
 }
 
-/// Plans `linux.seccomp`, which was checked by `bundle::seccomp`. What is done otherwise than it reads is a note.
-pub fn seccomp(linux: Option<&Linux>, notes: &mut Vec<Note>) -> Option<Seccomp> {
-    let asked = linux?.seccomp().as_ref()?;
+/// Plans `linux.seccomp`, which was checked by `bundle::seccomp`, and the annotation that adds to it. What is done otherwise than
+/// it reads is a note; an annotation that says neither yes nor no is a problem, with or without a filter.
+pub fn seccomp(spec: &Spec, notes: &mut Vec<Note>, problems: &mut Vec<Problem>) -> Option<Seccomp> {
+    let checkpointable = annotations::checkpointable(spec, problems);
+    let asked = spec.linux().as_ref()?.seccomp().as_ref()?;
     let rules = rules(asked);
     note_alternatives(&rules, notes);
     let default_action = action(asked.default_action(), asked.default_errno_ret());
@@ -145,6 +151,7 @@ pub fn seccomp(linux: Option<&Linux>, notes: &mut Vec<Note>) -> Option<Seccomp> 
         flags: asked.flags().iter().flatten().copied().map(flag).collect(),
         listener: notifies.then(|| listener(asked)).flatten(),
         rules,
+        checkpointable,
     })
 }
 

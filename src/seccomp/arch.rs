@@ -38,6 +38,7 @@ const fn based(name: &'static str, token: u32, base: u32) -> Architecture {
 }
 
 const X86_64: Architecture = plain("SCMP_ARCH_X86_64", 0xc000_003e);
+const X86: Architecture = plain("SCMP_ARCH_X86", 0x4000_0003);
 const X32: Architecture = Architecture {
     name: "SCMP_ARCH_X32",
     token: 0x4000_003e,
@@ -47,7 +48,7 @@ const X32: Architecture = Architecture {
 
 /// Those that one machine can run: the calls of another family cannot be made on it.
 const FAMILIES: [&[Architecture]; 11] = [
-    &[X86_64, plain("SCMP_ARCH_X86", 0x4000_0003), X32],
+    &[X86_64, X86, X32],
     &[
         plain("SCMP_ARCH_AARCH64", 0xc000_00b7),
         plain("SCMP_ARCH_ARM", 0x4000_0028),
@@ -94,6 +95,11 @@ impl Architecture {
             COMMON_FROM - 1
         };
         self.base + last
+    }
+
+    /// Whether it is that of 32 bits on x86.
+    pub(super) fn is_i386(self) -> bool {
+        self == X86
     }
 
     /// Whether `number` is one of this architecture, among those that the kernel calls the same.

@@ -20,6 +20,7 @@ fn plan(name: &str) -> Seccomp {
             conditions: Vec::new(),
         }],
         listener: None,
+        checkpointable: false,
     }
 }
 
@@ -141,4 +142,18 @@ fn where_nothing_can_be_kept_the_filter_is_made() {
     fs::write(place.directory.path().join(DIRECTORY), "a file").unwrap();
     assert!(place.ask(&plan("read"), 1).1);
     assert!(place.ask(&plan("read"), 2).1);
+}
+
+#[test]
+fn a_program_without_the_rule_for_criu_is_not_taken_where_it_is_asked_for() {
+    let place = Place::new();
+    let without = plan("read");
+    let with = Seccomp {
+        checkpointable: true,
+        ..without.clone()
+    };
+    for (plan, number) in [(&without, 1), (&with, 2)] {
+        assert_eq!(place.ask(plan, number), (vec![instruction(number)], true));
+        assert_eq!(place.ask(plan, 9), (vec![instruction(number)], false));
+    }
 }

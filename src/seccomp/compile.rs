@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::arch::{Architecture, architectures};
 use super::bpf::{self, Call};
 use super::prologue::{ENOSYS, NewerRule, Part, prologue};
-use super::{LONGEST, leniency, newer, value};
+use super::{LONGEST, checkpointable, leniency, newer, value};
 use crate::bundle::Problem;
 use crate::plan::{Seccomp, SeccompAction, SeccompCondition, SeccompOperator, SeccompRule};
 use crate::sys;
@@ -41,7 +41,12 @@ pub fn compile(plan: &Seccomp) -> Result<Vec<Instruction>, Vec<Problem>> {
     }
     let main = rules.compile().map_err(|error| whole(&error.to_string()))?;
     parts.retain(|part| part.newest.is_some() || !newer.is_empty());
-    let mut program = prologue(&parts, &newer);
+    let mut program = if plan.checkpointable {
+        checkpointable::rule(&archs)
+    } else {
+        Vec::new()
+    };
+    program.extend(prologue(&parts, &newer));
     program.extend(main);
     check(plan, &archs, &program)?;
     Ok(program)

@@ -3,6 +3,7 @@
 //! The rules are compiled by libseccomp ([`compile`](self)), whose program is kept by content in the state directory
 //! (`cache`). Where the program begins stands a part of our own (`prologue`):
 //!
+//! - vmsplice(2) as CRIU calls it passes, where the container is to be one that it can dump (`checkpointable`).
 //! - Calls that are newer than the libseccomp in use have their rules there (`newer`).
 //! - A call with a number above all that the profile names, and of Linux 5.1 or later, fails with ENOSYS where the
 //!   default action would be an error or a signal. The C library asks the kernel for new calls and falls back to old
@@ -31,6 +32,7 @@ mod agent;
 mod arch;
 mod bpf;
 mod cache;
+mod checkpointable;
 mod compile;
 mod fake_root;
 mod newer;
@@ -54,6 +56,21 @@ pub struct Filter {
     pub flags: u64,
     /// Whether it makes a listener, for an agent.
     pub notifies: bool,
+}
+
+impl Filter {
+    /// The programs, in the order in which they are loaded.
+    pub fn programs(&self) -> impl Iterator<Item = &[Instruction]> {
+        let all = [self.before.as_slice(), self.program.as_slice()];
+        all.into_iter().filter(|program| !program.is_empty())
+    }
+
+    /// The flags with which they are loaded.
+    pub fn all_flags(&self) -> impl Iterator<Item = u64> {
+        let before = (!self.before.is_empty()).then_some(0);
+        let own = (!self.program.is_empty()).then_some(self.flags);
+        before.into_iter().chain(own)
+    }
 }
 
 /// Makes the filter that `plan` describes. `store`: the directory beneath which compiled programs are kept, if they are.

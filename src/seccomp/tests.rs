@@ -30,6 +30,7 @@ fn profile(default: SeccompAction, rules: Vec<SeccompRule>) -> Seccomp {
         flags: Vec::new(),
         rules,
         listener: None,
+        checkpointable: false,
     }
 }
 

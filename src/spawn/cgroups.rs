@@ -30,8 +30,5 @@ impl Creation<'_> {
 
 /// Removes the cgroup of a container that could not be made; a second failure is part of the one error.
 pub(super) fn without_cgroup(made: Option<Made>, error: Error) -> Error {
-    match made.map_or(Ok(()), |made| cgroup::remove(&made.record, Dir::clear)) {
-        Ok(()) => error,
-        Err(left) => error.hint(left.message()),
-    }
+    error.after(made.map_or(Ok(()), |made| cgroup::remove(&made.record, Dir::clear)))
 }

@@ -9,13 +9,14 @@
 //! both; then the user namespace; then what belongs to it. Before it is in a user namespace that others are in, it becomes
 //! undumpable, and init is so from the start: none of them can look into either (CVE-2016-9962).
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::line::{Failure, shortened};
-use super::{bit, new_flags, reported};
+use super::{Creation, bit, reported};
 use crate::error::{Doing, Error, Result};
 use crate::host::Joinable;
 use crate::init::{Init, die_with_runtime, set_oom_score};
@@ -49,18 +50,38 @@ enum Word {
     Failed(Failure),
 }
 
-/// Makes init through a joiner. Gives its mark as well, where it can be told only from within.
-pub(super) fn clone(
-    plan: &Plan,
-    joinable: &Joinable,
-    init: Init<'_>,
+/// What is to be joined, and made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Joining<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) joinable: &'a Joinable,
+    /// The namespaces that init is in from the start, of those that are made: `CLONE_NEW…` bits.
+    pub(super) new: u32,
+}
+
+impl Creation<'_> {
+    /// What a joiner is to do, which makes namespaces of the kinds in `new`.
+    pub(super) fn joining(&self, new: u32) -> Joining<'_> {
+        Joining {
+            plan: self.plan,
+            joinable: self.joinable,
+            new,
+        }
+    }
+}
+
+/// Makes init, which does `run`, through a joiner. Gives its mark as well, where it can be told only from within.
+pub(super) fn clone<'a>(
+    joining: Joining<'_>,
+    init: Init<'a>,
+    run: impl FnOnce(Init<'a>) -> Infallible,
 ) -> Result<(Child, Option<NamespaceMark>)> {
     let what = || "cannot make the process that joins namespaces".to_owned();
     let (ours, theirs) = sys::socket::pair().doing(what)?;
     match sys::process::clone(0).doing(what)? {
         Cloned::Child => {
             drop(ours);
-            work(plan, joinable, init, &theirs)
+            work(joining, &theirs, || run(init))
         }
         Cloned::Parent(joiner) => {
             drop(theirs);
@@ -96,10 +117,9 @@ fn hear(line: &OwnedFd) -> std::result::Result<(Child, Option<NamespaceMark>), O
 }
 
 /// In the joiner.
-fn work(plan: &Plan, joinable: &Joinable, init: Init<'_>, line: &OwnedFd) -> ! {
-    let made = Joiner { plan, joinable }.make();
-    let (word, pidfd) = match made {
-        Ok((Cloned::Child, _)) => init.run(),
+fn work(joining: Joining<'_>, line: &OwnedFd, run: impl FnOnce() -> Infallible) -> ! {
+    let (word, pidfd) = match joining.make() {
+        Ok((Cloned::Child, _)) => match run() {},
         Ok((Cloned::Parent(Child { pid, pidfd }), mark)) => (Word::Made { pid, mark }, Some(pidfd)),
         Err(error) => (Word::Failed(shortened(&Failure::of(&error))), None),
     };
@@ -112,12 +132,7 @@ fn work(plan: &Plan, joinable: &Joinable, init: Init<'_>, line: &OwnedFd) -> ! {
     sys::process::exit_now(0)
 }
 
-struct Joiner<'a> {
-    plan: &'a Plan,
-    joinable: &'a Joinable,
-}
-
-impl Joiner<'_> {
+impl Joining<'_> {
     /// Joins everything, and makes init.
     fn make(&self) -> Result<(Cloned, Option<NamespaceMark>)> {
         die_with_runtime(true)?;
@@ -145,7 +160,7 @@ impl Joiner<'_> {
             die_with_runtime(true)?;
         }
         self.join_all(&inside)?;
-        let mut new = new_flags(self.plan) & !flag::CGROUP;
+        let mut new = self.new;
         if let Some(clocks) = clocks {
             sys::ns::unshare(flag::TIME).doing(|| "cannot make a time namespace".to_owned())?;
             set_clocks(&clocks, &self.plan.time_offsets)?;

@@ -7,6 +7,7 @@
 //!   runtime ──Go──▶ init      the id maps are written
 //!   runtime ◀─Note─ init      something the kernel would not do, adapted (any number)
 //!   runtime ◀Console init     the first end of the container's terminal, as an fd
+//!   runtime ◀─Criu─ init      where it becomes CRIU: the line to that, as an fd
 //!   runtime ◀Mounted init      where there are hooks: all is mounted, the root is not changed yet
 //!   runtime HooksDone▶ init    the runtime's hooks have run
 //!   runtime ◀Ready─ init      everything is set up
@@ -22,6 +23,7 @@
 //! A process that joins a container (`exec`) begins with its reports, and goes from Ready to Exec.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +57,8 @@ pub enum Report {
     Note(Note),
     /// The terminal is made: its first end comes with this.
     Console,
+    /// It becomes CRIU, which has been asked already: the line to it comes with this.
+    Criu,
     /// Everything is mounted, and init waits for the runtime's hooks.
     Mounted,
     /// Everything is set up but the program.
@@ -125,6 +129,16 @@ impl RuntimeEnd {
         Self(connection)
     }
 
+    /// Whether there is a report, or the end of the line, within `limit`.
+    pub fn has_something(&self, limit: Duration) -> sys::Result<bool> {
+        sys::fd::is_readable(&self.0, limit)
+    }
+
+    /// The line, for poll(2).
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// Gives an order.
     pub fn send(&self, order: Order) -> sys::Result<()> {
         send(&self.0, &order)
@@ -154,6 +168,11 @@ impl InitEnd {
     /// Hands over the first end of the container's terminal.
     pub fn send_console(&self, master: BorrowedFd<'_>) -> sys::Result<()> {
         sys::socket::send_with(&self.0, &packet(&Report::Console)?, master)
+    }
+
+    /// Hands over the line to CRIU.
+    pub fn send_criu(&self, line: BorrowedFd<'_>) -> sys::Result<()> {
+        sys::socket::send_with(&self.0, &packet(&Report::Criu)?, line)
     }
 
     /// As [`InitEnd::send`], for a process that may be under a filter already: one call may be allowed where another is not.
@@ -280,6 +299,9 @@ pub enum ProtocolError {
     /// A terminal was announced, and no fd came with it.
     #[error("the container's terminal did not arrive")]
     NoTerminal,
+    /// The line to CRIU was announced, and no fd came with it.
+    #[error("the line to CRIU did not arrive")]
+    NoCriu,
     /// Init ended without a word.
     #[error("the container's process ended while {0}")]
     Ended(Phase),
@@ -318,6 +340,8 @@ pub enum Next {
     Keep(Note),
     /// A terminal to keep; the phase goes on.
     Console,
+    /// The line to CRIU; the phase goes on.
+    Criu,
     /// A listener for the seccomp agent; the phase goes on.
     Listener,
     /// Init gave up.
@@ -334,6 +358,7 @@ impl Handshake {
         match (phase, report) {
             (Phase::Mounting | Phase::SettingUp, Some(Report::Note(note))) => Ok(Next::Keep(note)),
             (Phase::Mounting | Phase::SettingUp, Some(Report::Console)) => Ok(Next::Console),
+            (Phase::SettingUp, Some(Report::Criu)) => Ok(Next::Criu),
             (Phase::Starting, Some(Report::Listener)) => Ok(Next::Listener),
             (Phase::Mounting, Some(Report::Mounted))
             | (Phase::SettingUp, Some(Report::Ready))
@@ -382,6 +407,7 @@ mod tests {
         let reports = [
             (Some(Report::Note(note())), [true, true, false, false]),
             (Some(Report::Console), [true, true, false, false]),
+            (Some(Report::Criu), [false, true, false, false]),
             (Some(Report::Mounted), [true, false, false, false]),
             (Some(Report::Ready), [false, true, false, false]),
             (Some(Report::Detached), [false, false, true, false]),

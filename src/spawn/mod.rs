@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::bundle::Bundle;
 use crate::cgroup;
+use crate::checkpoint::saved::Saved;
 use crate::error::{Doing, Error, Result};
 use crate::host::Joinable;
 use crate::init::{Init, Manner};
@@ -20,6 +21,7 @@ use crate::userns::{self, Entering};
 mod cgroups;
 mod exec;
 mod foreground;
+mod guard;
 mod handover;
 pub mod hook;
 mod hooks;
@@ -33,6 +35,9 @@ pub mod notify;
 mod problem;
 mod record;
 mod relay;
+mod restore;
+mod restored;
+mod restoring;
 mod start;
 mod whole_file;
 
@@ -42,14 +47,16 @@ pub use handover::Receiver;
 pub use hooks::{Poststop, Runner};
 pub use host_terminal::HostTerminal;
 pub use inside::open_inside;
+pub(crate) use problem::reported;
 pub use relay::Relay;
+pub use restore::Restoring;
 pub use start::{NotStarted, start};
 pub use whole_file::WholeFile;
 
 use cgroups::without_cgroup;
 use hook::Told;
 use line::{Handshake, Next, Order, Phase, ProtocolError, RuntimeEnd};
-use problem::{Problem, end, reported, undo};
+use problem::{Problem, end, undo};
 
 /// What is done with the container once it is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +98,8 @@ pub struct Creation<'a> {
     pub cgroups: Option<&'a cgroup::Maker>,
     /// The image it is made from, if it is.
     pub image: Option<&'a ImageUse>,
+    /// What it is restored from, if it is.
+    pub restoring: Option<&'a Restoring<'a>>,
 }
 
 /// Where the caller wants to be told of a new process.
@@ -143,6 +152,8 @@ struct Heard {
     console: Option<OwnedFd>,
     /// Who gets the listener of the system call filter.
     agent: Option<Agent>,
+    /// The line to CRIU, which init becomes.
+    criu: Option<OwnedFd>,
 }
 
 /// Init, made and not yet set up.
@@ -173,6 +184,9 @@ impl Creation<'_> {
     /// program is run.
     pub fn make(&self, entering: Entering, agent: Option<Agent>) -> Result<Made> {
         let outer = entering.finish()?;
+        if let Some(restoring) = self.restoring {
+            return self.restore(outer, restoring);
+        }
         let stage = SharedByte::new().doing(|| "cannot share memory with init".to_owned())?;
         let mut cgroup = self.cgroup_first()?;
         let init = match self.clone_init(&stage, cgroup.as_ref()) {
@@ -232,23 +246,15 @@ impl Creation<'_> {
         // A joiner makes init, and is not in the cgroup itself.
         let mut in_cgroup = cgroup.is_some() && !joiner::is_needed(self.plan);
         let (child, mark) = if joiner::is_needed(self.plan) {
-            joiner::clone(self.plan, self.joinable, init)?
+            let joining = self.joining(new_flags(self.plan) & !flag::CGROUP);
+            joiner::clone(joining, init, |init| init.run())?
         } else {
             let flags = new_flags(self.plan) & !flag::CGROUP;
-            let cgroup = cgroup.map(cgroup::Made::directory);
-            let clone = || sys::process::clone_into(flags, cgroup);
-            let cloned = match userns::once_freed(clone) {
-                // Before Linux 5.7, or as a filter feigns: it can be moved as well.
-                Err(cause) if in_cgroup && cause.is(nix::libc::ENOSYS) => {
-                    in_cgroup = false;
-                    userns::once_freed(|| sys::process::clone(flags))
-                }
-                cloned => cloned,
-            };
-            match cloned {
-                Ok(Cloned::Parent(child)) => (child, None),
-                Ok(Cloned::Child) => init.run(),
-                Err(cause) => return Err(userns::explain_container(self.outer(), cause)),
+            let cloned = self.clone(flags, cgroup)?;
+            in_cgroup = cloned.1;
+            match cloned.0 {
+                Cloned::Parent(child) => (child, None),
+                Cloned::Child => init.run(),
             }
         };
         Ok(Cloning {
@@ -259,13 +265,33 @@ impl Creation<'_> {
         })
     }
 
-    fn talk_through(
+    /// Makes a process in new namespaces of the kinds in `flags`, in `cgroup` if that is there already; whether it is in it.
+    fn clone(&self, flags: u32, cgroup: Option<&cgroup::Made>) -> Result<(Cloned, bool)> {
+        let mut in_cgroup = cgroup.is_some();
+        let cgroup = cgroup.map(cgroup::Made::directory);
+        let clone = || sys::process::clone_into(flags, cgroup);
+        let cloned = match userns::once_freed(clone) {
+            // Before Linux 5.7, or as a filter feigns: it can be moved as well.
+            Err(cause) if in_cgroup && cause.is(nix::libc::ENOSYS) => {
+                in_cgroup = false;
+                userns::once_freed(|| sys::process::clone(flags))
+            }
+            cloned => cloned,
+        };
+        match cloned {
+            Ok(cloned) => Ok((cloned, in_cgroup)),
+            Err(cause) => Err(userns::explain_container(self.outer(), cause)),
+        }
+    }
+
+    /// Maps the ids of `init`, puts it into its cgroup, and lets it begin; drafts the record.
+    fn admit(
         &self,
         init: &Cloning,
         outer: Option<OuterRecord>,
         cgroup: &mut Option<cgroup::Made>,
-        agent: Option<Agent>,
-    ) -> std::result::Result<Heard, Problem> {
+        heard: &mut Heard,
+    ) -> std::result::Result<Record, Problem> {
         let Cloning {
             child, line, mark, ..
         } = init;
@@ -282,11 +308,6 @@ impl Creation<'_> {
             pid = child.pid,
             "the container's process is made, its ids are mapped"
         );
-        let mut heard = Heard {
-            notes: self.plan.notes.clone(),
-            console: None,
-            agent,
-        };
         // Before init hides itself.
         let mark = match mark {
             None => NamespaceMark::of(child.pid, new_flags(self.plan))?,
@@ -298,16 +319,34 @@ impl Creation<'_> {
             Some(_) => {}
         }
         order(line, Order::Go)?;
+        // Before it hides itself, too: it is gone from a /proc that shows nobody else's processes (hidepid) then.
+        let known = self.record(child, outer, mark)?;
         // While init is at work.
         self.entry.write_config(&self.bundle.config)?;
+        let saved = Saved::of(self.plan, &self.manner);
+        saved.write(self.entry, &self.manner.loaded_filters())?;
         let notes = cgroup.iter().flat_map(|made| &made.notes);
         heard.notes.extend(notes.cloned());
         let cgroup = cgroup.as_ref().map(|made| made.record.clone());
-        let mut record = Record {
-            cgroup,
-            ..self.record(child, outer, mark)?
-        };
+        let record = Record { cgroup, ..known };
         self.entry.draft_record(&record)?;
+        Ok(record)
+    }
+
+    fn talk_through(
+        &self,
+        init: &Cloning,
+        outer: Option<OuterRecord>,
+        cgroup: &mut Option<cgroup::Made>,
+        agent: Option<Agent>,
+    ) -> std::result::Result<Heard, Problem> {
+        let Cloning { child, line, .. } = init;
+        let mut heard = Heard {
+            notes: self.plan.notes.clone(),
+            agent,
+            ..Heard::default()
+        };
+        let mut record = self.admit(init, outer, cgroup, &mut heard)?;
         if self.plan.hooks.has_any_before_root() {
             wait_for(Phase::Mounting, line, &mut heard)?;
             // Before anybody's program is run for what will not be made.
@@ -379,7 +418,7 @@ impl Creation<'_> {
 }
 
 /// The `CLONE_NEW…` bits of the namespaces that are made, and so the container's alone.
-fn new_flags(plan: &Plan) -> u32 {
+pub fn new_flags(plan: &Plan) -> u32 {
     let user = match plan.user_namespace {
         UserNamespace::New { .. } => flag::USER,
         UserNamespace::Inherit | UserNamespace::Joined { .. } => 0,
@@ -390,7 +429,7 @@ fn new_flags(plan: &Plan) -> u32 {
 }
 
 /// The `CLONE_NEW…` bits of the namespaces that are joined.
-fn joined_flags(plan: &Plan) -> u32 {
+pub fn joined_flags(plan: &Plan) -> u32 {
     let user = match plan.user_namespace {
         UserNamespace::Joined { .. } => flag::USER,
         UserNamespace::Inherit | UserNamespace::New { .. } => 0,
@@ -435,6 +474,10 @@ fn wait_for(
             Next::Console => {
                 let console = fd.flatten();
                 heard.console = Some(console.ok_or(Problem::Protocol(ProtocolError::NoTerminal))?);
+            }
+            Next::Criu => {
+                let criu = fd.flatten();
+                heard.criu = Some(criu.ok_or(Problem::Protocol(ProtocolError::NoCriu))?);
             }
             Next::Listener => {
                 let agent = heard.agent.take().zip(fd.flatten());

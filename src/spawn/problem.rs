@@ -44,7 +44,8 @@ fn with_end(error: Error, end: Option<String>) -> Error {
     }
 }
 
-pub(super) fn reported(failure: Failure) -> Error {
+/// The error that `failure` tells.
+pub(crate) fn reported(failure: Failure) -> Error {
     let mut error = Error::new(failure.what);
     if let Some(cause) = failure.cause {
         error = error.because(cause);

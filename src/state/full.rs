@@ -24,16 +24,21 @@ pub(crate) fn because_full_of(
         Ok(left) if full => left,
         _ => return error,
     };
-    let (code, lacking) = match (left.f_bavail, left.f_favail) {
+    let (code, lacking) = lacking(&left);
+    let Purpose { name, option, .. } = purpose;
+    error.code(code).hint(format!(
+        "the filesystem of the {name} {lacking}: make room there, or choose another one with {option} DIR"
+    ))
+}
+
+/// The code for a filesystem that is full, and of what it has no more.
+pub(crate) fn lacking(left: &rustix::fs::StatVfs) -> (&'static str, &'static str) {
+    match (left.f_bavail, left.f_favail) {
         (_, 0) if left.f_files > 0 => ("LDG-HOME-INODES", "has no free inodes"),
         (0, _) => ("LDG-HOME-BYTES", "has no free space"),
         _ => (
             "LDG-HOME-BYTES",
             "has too little free space, or the caller's quota is used up",
         ),
-    };
-    let Purpose { name, option, .. } = purpose;
-    error.code(code).hint(format!(
-        "the filesystem of the {name} {lacking}: make room there, or choose another one with {option} DIR"
-    ))
+    }
 }

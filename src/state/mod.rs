@@ -1,8 +1,9 @@
 //! What lodger remembers: one directory a container, beneath a directory that only the caller can enter.
 //!
-//! A container's directory holds `config.json` (the snapshot of create, runtime.md), `state.json` (written to a
-//! temporary name, then renamed) and, until `start`, the socket `start.sock` on which init waits. Whoever changes
-//! anything holds the directory's lock. All names are resolved from directory fds, so that nothing is followed.
+//! A container's directory holds `config.json` (the snapshot of create, runtime.md), `checkpoint` (what a later one has to
+//! know, `checkpoint::saved`), `state.json` (written to a temporary name, then renamed) and, until `start`, the socket
+//! `start.sock` on which init waits. Whoever changes anything holds the directory's lock. All names are resolved from
+//! directory fds, so that nothing is followed.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ mod directory;
 mod full;
 mod group;
 mod holder;
+mod kept;
 mod lock;
 mod members;
 mod notify;
@@ -30,7 +32,7 @@ mod usage;
 
 pub(crate) use directory::{Purpose, make_parents, open_foreign, open_or_make_own, open_own};
 use full::because_full;
-pub(crate) use full::because_full_of;
+pub(crate) use full::{because_full_of, lacking};
 
 pub use members::{Member, Members};
 pub use process::{ProcessIdentity, boot_id, is_this_boot, once_visible};

@@ -62,8 +62,19 @@ impl ProcessIdentity {
             .trim_end()
             .rsplit(' ')
             .next()
-            .and_then(|s| s.parse().ok());
-        Ok(status.filter(|_| same).map(Exit::of_wait_status))
+            .and_then(|s| s.parse::<i32>().ok());
+        // Of one that may not be looked into, as an init that has not become its program, the kernel says 0.
+        let told = status.filter(|status| *status != 0 || !self.is_hidden());
+        Ok(told.filter(|_| same).map(Exit::of_wait_status))
+    }
+
+    /// Whether this process may not look into it (ptrace(2), PTRACE_MODE_READ).
+    fn is_hidden(self) -> bool {
+        let path = format!("/proc/{}/ns/user", self.pid);
+        matches!(
+            rustix::fs::readlink(path, Vec::new()),
+            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM)
+        )
     }
 
     /// A pidfd of the process; `None` when it has ended.

@@ -82,8 +82,16 @@ pub enum Defence {
     BlobDigests,
     /// The unpacker reaches nothing but its source and its store (Landlock).
     Confined,
+    /// CRIU is given the file that is mapped, and none that has taken its place.
+    MappedInode,
+    /// CRIU can write to nothing of the host but what it is given.
+    HostReadonly,
+    /// What a restored container sees at a mount's place is what it saw there.
+    MountRoots,
     /// No label of an image becomes an annotation that steers a runtime (CVE-2026-53488).
     Labels,
+    /// A checkpoint is restored only if its images are those that were written, and the caller's alone.
+    Checkpoint,
 }
 
 /// Whether the defence is on.

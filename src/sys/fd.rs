@@ -1,6 +1,6 @@
 //! File descriptors: what is inherited, and what is not.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,7 +12,7 @@ use super::{Error, Result, fd_list};
 static FIRST_FREE: AtomicU32 = AtomicU32::new(0);
 
 /// Takes note of what the caller has left open, and marks all of it but the standard streams close-on-exec
-/// (close_range(2), CLOSE_RANGE_CLOEXEC; where that is refused, one by one). To be called once, before anything is opened.
+/// (close_range(2), CLOSE_RANGE_CLOEXEC, Linux 5.11; where that is refused, one by one). To be called once, before anything is opened.
 pub fn inherit() -> Result<()> {
     // SAFETY: F_DUPFD gives a new number, which is nobody's and is closed again below.
     let free = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 0) };
@@ -36,6 +36,15 @@ pub fn inherited() -> u32 {
     FIRST_FREE.load(Ordering::Relaxed).saturating_sub(FIRST)
 }
 
+/// What the file with this number is (fstat(2)), whoever has opened it; `None`: there is none.
+pub fn stat_of(number: u32) -> Option<libc::stat> {
+    let mut stat = std::mem::MaybeUninit::uninit();
+    // SAFETY: the kernel fills what has the room for it, or answers EBADF for a number that is not open.
+    let answer = unsafe { libc::fstat(i32::try_from(number).ok()?, stat.as_mut_ptr()) };
+    // SAFETY: it was filled where the answer is 0.
+    (answer == 0).then(|| unsafe { stat.assume_init() })
+}
+
 /// Lets the fds 3 to 3 + `count` - 1 pass execve(2).
 pub fn keep_across_exec(count: u32) -> Result<()> {
     for number in FIRST..FIRST + count {
@@ -47,6 +56,39 @@ pub fn keep_across_exec(count: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets one file pass execve(2), under the number that it has.
+pub fn keep_one_across_exec(fd: BorrowedFd<'_>) -> Result<()> {
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
+        .map_err(|e| Error::new("fcntl", format!("{}, F_SETFD, 0", fd.as_raw_fd()), e))
+}
+
+/// Whether there is something to read on `fd`, or its other end is gone, within `limit`; a signal that comes ends the wait.
+pub fn is_readable(fd: impl AsFd, limit: std::time::Duration) -> Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    let limit = Timespec::try_from(limit).ok();
+    match rustix::event::poll(&mut fds, limit.as_ref()) {
+        Ok(count) => Ok(count > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(e) => Err(Error::new("poll", "fd, POLLIN", e)),
+    }
+}
+
+/// Another fd of the file that has this number, whoever opened it.
+pub fn duplicate(number: i32) -> Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes plain integers; EBADF when the number is not open.
+    let answer = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, FIRST.cast_signed()) };
+    if answer >= 0 {
+        return Ok(owned(answer));
+    }
+    let errno = std::io::Error::last_os_error();
+    Err(Error::new(
+        "fcntl",
+        format!("{number}, F_DUPFD_CLOEXEC"),
+        errno,
+    ))
 }
 
 /// Closes every fd from `first` on, except those in `keep` (CVE-2024-21626: no fd of the host is left to a container).
@@ -95,7 +137,10 @@ fn close_range(first: u32, last: u32, flags: u32) -> Result<()> {
             return Ok(());
         }
         let error = std::io::Error::last_os_error();
-        if !refused::is_refused(Call::CloseRange, error.raw_os_error().unwrap_or(0)) {
+        let errno = error.raw_os_error().unwrap_or(0);
+        // Linux 5.9 and 5.10 have the call, and not its flag.
+        let is_flag_unknown = flags != 0 && errno == libc::EINVAL;
+        if !is_flag_unknown && !refused::is_refused(Call::CloseRange, errno) {
             let args = format!("{first}, {last}, {flags:#x}");
             return Err(Error::new("close_range", args, error));
         }

@@ -3,6 +3,7 @@
 //! The only room with unsafe code and raw system calls. The rooms that work on files by directory fd (`state`, `init`,
 //! `spawn`) call the safe functions of rustix themselves, and report with this room's [`Error`].
 
+pub mod children;
 mod clone;
 pub mod cred;
 pub mod defence;
@@ -16,6 +17,7 @@ pub mod memfd;
 pub mod memory;
 pub mod mount;
 pub mod netlink;
+pub mod notify;
 pub mod ns;
 mod ns_each;
 pub mod path;
@@ -24,10 +26,14 @@ mod pid_dir;
 pub mod pidfd;
 pub mod process;
 mod refused;
+pub mod remote;
 pub mod sched;
 pub mod seccomp;
+pub mod segment;
 pub mod signal;
 pub mod socket;
+#[cfg(test)]
+pub mod trace;
 pub mod tty;
 
 pub use error::{Error, Result};

@@ -212,6 +212,12 @@ pub fn kill_group(leader: &Child) -> Result<()> {
     }
 }
 
+/// Has descendants of this process that lose their parent become its children (PR_SET_CHILD_SUBREAPER, prctl(2)).
+pub fn adopt_orphans() -> Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|e| Error::new("prctl", "PR_SET_CHILD_SUBREAPER", e))
+}
+
 /// Reaps the children that have ended, whoever's they were before; only for one that waits for none of them.
 pub fn reap_ended() -> Result<()> {
     loop {

@@ -69,41 +69,93 @@ pub fn set_scheduling(wanted: Scheduling) -> Result<()> {
 
 /// Policy and priority of this process (sched_getattr(2)).
 pub fn scheduling() -> Result<Scheduling> {
+    let attr = attributes_of(0)?;
+    Ok(Scheduling {
+        policy: attr.policy,
+        flags: attr.flags,
+        nice: attr.nice,
+        priority: attr.priority,
+    })
+}
+
+/// What sched_setattr(2) gives to a thread beside its policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Share {
+    /// The policy's number, which [`set_share_of`] leaves alone.
+    pub policy: u32,
+    /// For how long it runs in one piece, in nanoseconds; 0 before Linux 6.12.
+    pub slice: u64,
+    /// The lower and the upper end of the utilisation clamp; both 0 without CONFIG_UCLAMP_TASK.
+    pub clamp: [u32; 2],
+}
+
+/// The share of a thread; 0 is this one.
+pub fn share_of(tid: i32) -> Result<Share> {
+    let attr = attributes_of(tid)?;
+    Ok(Share {
+        policy: attr.policy,
+        slice: attr.times[0],
+        clamp: attr.clamp,
+    })
+}
+
+/// Sets the slice of a thread, its clamp, or both, and nothing else.
+pub fn set_share_of(tid: i32, slice: Option<u64>, clamp: Option<[u32; 2]>) -> Result<()> {
+    // linux/sched.h
+    const SCHED_FLAG_UTIL_CLAMP: u64 = 0x60;
+    let mut attr = attributes_of(tid)?;
+    attr.size = SCHED_ATTR_SIZE;
+    attr.times[0] = slice.unwrap_or(attr.times[0]);
+    attr.clamp = clamp.unwrap_or_default();
+    attr.flags |= clamp.map_or(0, |_| SCHED_FLAG_UTIL_CLAMP);
+    // SAFETY: the kernel reads `size` bytes of `attr`, which outlives the call.
+    let answer = unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const attr, 0) };
+    if answer == 0 {
+        return Ok(());
+    }
+    let args = format!("{tid}, {{runtime={}, util={clamp:?}}}, 0", attr.times[0]);
+    let errno = std::io::Error::last_os_error();
+    Err(Error::new("sched_setattr", args, errno))
+}
+
+fn attributes_of(tid: i32) -> Result<SchedAttr> {
     let mut attr = SchedAttr::default();
-    // SAFETY: the kernel writes at most the size it is told to `attr`; 0 is this process.
+    // SAFETY: the kernel writes at most the size it is told to `attr`.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_sched_getattr,
-            0,
+            tid,
             &raw mut attr,
             SCHED_ATTR_SIZE,
             0,
         )
     };
     if answer == 0 {
-        return Ok(Scheduling {
-            policy: attr.policy,
-            flags: attr.flags,
-            nice: attr.nice,
-            priority: attr.priority,
-        });
+        return Ok(attr);
     }
     let errno = std::io::Error::last_os_error();
-    Err(Error::new("sched_getattr", "0", errno))
+    Err(Error::new("sched_getattr", tid.to_string(), errno))
 }
+
+/// Where the class is in an I/O priority (linux/ioprio.h).
+pub const IOPRIO_CLASS_SHIFT: u32 = 13;
+
+/// linux/ioprio.h
+const IOPRIO_WHO_PROCESS: u32 = 1;
 
 /// Sets the I/O priority of this process (ioprio_set(2)).
 pub fn set_io_priority(class: u32, level: u32) -> Result<()> {
-    // linux/ioprio.h
-    const IOPRIO_WHO_PROCESS: u32 = 1;
-    const IOPRIO_CLASS_SHIFT: u32 = 13;
-    let value = class << IOPRIO_CLASS_SHIFT | level;
-    // SAFETY: ioprio_set takes plain integers; 0 is this process.
-    let answer = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) };
+    set_io_priority_of(0, class << IOPRIO_CLASS_SHIFT | level)
+}
+
+/// Sets the I/O priority of a thread, class and all; 0 is this one.
+pub fn set_io_priority_of(tid: i32, value: u32) -> Result<()> {
+    // SAFETY: ioprio_set takes plain integers.
+    let answer = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, value) };
     if answer == 0 {
         return Ok(());
     }
-    let args = format!("IOPRIO_WHO_PROCESS, 0, {value:#x}");
+    let args = format!("IOPRIO_WHO_PROCESS, {tid}, {value:#x}");
     Err(Error::new(
         "ioprio_set",
         args,
@@ -111,14 +163,29 @@ pub fn set_io_priority(class: u32, level: u32) -> Result<()> {
     ))
 }
 
+/// The I/O priority of a thread, class and all (ioprio_get(2)).
+pub fn io_priority_of(tid: i32) -> Result<u32> {
+    // SAFETY: ioprio_get takes plain integers.
+    let answer = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) };
+    u32::try_from(answer).map_err(|_| {
+        let args = format!("IOPRIO_WHO_PROCESS, {tid}");
+        Error::new("ioprio_get", args, std::io::Error::last_os_error())
+    })
+}
+
 /// Lets this process run on these CPUs alone (sched_setaffinity(2)). Those that are not there are passed over by the kernel.
 pub fn set_cpus(cpus: impl Iterator<Item = u32>) -> Result<()> {
+    set_cpus_of(0, cpus)
+}
+
+/// Lets a thread run on these CPUs alone; 0 is this one.
+pub fn set_cpus_of(tid: i32, cpus: impl Iterator<Item = u32>) -> Result<()> {
     let mask = words(cpus);
-    // SAFETY: the kernel reads the given number of bytes of `mask`, which outlives the call; 0 is this process.
+    // SAFETY: the kernel reads the given number of bytes of `mask`, which outlives the call.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_sched_setaffinity,
-            0,
+            tid,
             size_of_val(mask.as_slice()),
             mask.as_ptr(),
         )
@@ -127,24 +194,33 @@ pub fn set_cpus(cpus: impl Iterator<Item = u32>) -> Result<()> {
         return Ok(());
     }
     let errno = std::io::Error::last_os_error();
-    Err(Error::new("sched_setaffinity", "0, mask", errno))
+    Err(Error::new(
+        "sched_setaffinity",
+        format!("{tid}, mask"),
+        errno,
+    ))
 }
 
 /// Whether this process may run on a CPU (sched_getaffinity(2)).
 pub fn cpus() -> Result<impl Fn(u32) -> bool> {
+    cpus_of(0)
+}
+
+/// Whether a thread may run on a CPU; 0 is this one.
+pub fn cpus_of(tid: i32) -> Result<impl Fn(u32) -> bool> {
     let mut mask = [0usize; WORDS];
-    // SAFETY: the kernel writes at most the given number of bytes to `mask`; 0 is this process.
+    // SAFETY: the kernel writes at most the given number of bytes to `mask`.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_sched_getaffinity,
-            0,
+            tid,
             size_of_val(&mask),
             mask.as_mut_ptr(),
         )
     };
     if answer < 0 {
         let errno = std::io::Error::last_os_error();
-        return Err(Error::new("sched_getaffinity", "0", errno));
+        return Err(Error::new("sched_getaffinity", tid.to_string(), errno));
     }
     Ok(move |number| has(&mask, number))
 }

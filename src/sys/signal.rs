@@ -77,6 +77,42 @@ impl AsFd for Signals {
     }
 }
 
+/// Signals that ask this process to end wait to be taken as long as this is kept; then all is as it was before.
+#[derive(Debug)]
+pub struct Held(SigSet);
+
+impl Held {
+    /// Blocks them, but for those that the caller has this process ignore (nohup(1)): blocked, they would not be.
+    pub fn ending() -> Result<(Self, Signals)> {
+        use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+        let all = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter();
+        let set: SigSet = all.filter(|signal| !is_ignored(*signal)).collect();
+        let mut before = SigSet::empty();
+        nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before))
+            .map_err(|e| Error::new("rt_sigprocmask", "SIG_BLOCK", e))?;
+        let held = Self(before);
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let taken = SignalFd::with_flags(&set, flags)
+            .map_err(|e| Error::new("signalfd4", "[HUP INT QUIT TERM], SFD_NONBLOCK", e))?;
+        Ok((held, Signals(taken)))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let freed = set_mask(&self.0);
+        tracing::trace!("signals are as before: {freed:?}");
+    }
+}
+
+fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
+    let mut now = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: no action is given; the kernel fills in the one that there is, in memory that outlives the call.
+    let asked = unsafe { libc::sigaction(signal as i32, std::ptr::null(), now.as_mut_ptr()) };
+    // SAFETY: all zero is a valid action, and so is what the kernel has put there.
+    asked == 0 && unsafe { now.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
 /// Stops this process, as the terminal's stop key does, until somebody lets it go on. SIGSTOP cannot be blocked.
 pub fn stop_here() -> Result<()> {
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP)
@@ -87,8 +123,19 @@ pub fn stop_here() -> Result<()> {
 /// process in the middle of its work.
 pub fn ignore_failed_writes() -> Result<()> {
     use nix::sys::signal::Signal::{SIGPIPE, SIGXFSZ};
+    ignore(&[SIGPIPE, SIGXFSZ])
+}
+
+/// For a program that must not end in the middle of its work: a file at its size limit (SIGXFSZ) is an error of write(2), and who
+/// asks it to end (a service manager asks every process) is to ask somebody else. A program keeps this across execve(2).
+pub fn ignore_file_limit_and_ending() -> Result<()> {
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+    ignore(&[SIGXFSZ, SIGHUP, SIGINT, SIGQUIT, SIGTERM])
+}
+
+fn ignore(signals: &[nix::sys::signal::Signal]) -> Result<()> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    for signal in [SIGPIPE, SIGXFSZ] {
+    for signal in signals.iter().copied() {
         // SAFETY: ignoring a signal runs no code of ours.
         unsafe { nix::sys::signal::sigaction(signal, &ignore) }
             .map_err(|e| Error::new("rt_sigaction", format!("{signal}, SIG_IGN"), e))?;

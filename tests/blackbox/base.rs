@@ -1,10 +1,12 @@
 //! The config that every test starts from and changes.
 
 use std::fs;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::peer;
+use crate::harness::{Fixture, peer};
 
 /// The config that every test starts from: what `spec` would write, without a terminal.
 pub(crate) fn base_config() -> Value {
@@ -73,6 +75,24 @@ pub(crate) fn subordinate_range(file: &str) -> Option<(u32, u32)> {
         .find_map(|line| line.strip_prefix(&format!("{user}:")))?;
     let (start, count) = line.split_once(':')?;
     Some((start.parse().ok()?, count.parse().ok()?))
+}
+
+/// Waits until the first process of a container may be looked into, as it may not be on the last steps to its program
+/// (PR_SET_DUMPABLE(2const)): these come after what tells the runtime that it runs. Whoever may never be is not waited for long.
+pub(crate) fn settle(fixture: &Fixture, id: &str) {
+    let namespace = format!("/proc/{}/ns/user", fixture.state(id)["pid"]);
+    let begin = Instant::now();
+    while fs::read_link(&namespace).is_err() && begin.elapsed() < patient(Duration::from_secs(10)) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A limit as it is on this machine: `LODGER_TEST_PATIENCE` times as long, which says how slow an emulated one is.
+pub(crate) fn patient(limit: Duration) -> Duration {
+    static PATIENCE: LazyLock<u32> = LazyLock::new(|| {
+        std::env::var("LODGER_TEST_PATIENCE").map_or(1, |times| times.parse().unwrap())
+    });
+    limit * *PATIENCE
 }
 
 /// Cleans up in a destructor: what panics here fails this test; where a panic is on its way already, a second one would

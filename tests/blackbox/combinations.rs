@@ -151,6 +151,8 @@ fn a_poststart_hook_that_fails_ends_a_container_with_an_agent() {
         }
         assert_eq!(fixture.bare(&["list", "-q"]).ok(), "");
         assert_eq!(log(&fixture, "poststop"), "ran\n");
+        // What was sent to it may be on its way.
+        wait_for("the state", || (agent.states() > 0).then_some(()));
         assert_eq!(agent.states(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::events::{lines, numbers};
+use crate::events::{lines, numbers, numbers_with_memory};
 use crate::harness::{Fixture, lodger_only, skip, wait_for};
 
 /// The controllers of the cgroup that the tests run in.
@@ -18,7 +18,7 @@ fn what_every_cgroup_counts_is_not_summed() {
     lodger_only!("what /proc adds to a cgroup");
     let mut fixture = Fixture::new();
     fixture.sleeping("counted");
-    let (data, said) = numbers(&fixture, "counted");
+    let (data, said) = numbers_with_memory(&fixture, "counted");
     assert!(!said.contains("processor time"), "{said}");
     if !controllers().contains("memory") {
         assert!(
@@ -26,10 +26,6 @@ fn what_every_cgroup_counts_is_not_summed() {
             "{said}"
         );
     }
-    assert!(
-        data["memory"]["usage"]["usage"].as_u64() > Some(0),
-        "{data}"
-    );
     let pressure = Path::new("/proc/pressure/cpu").exists();
     for resource in ["cpu", "memory", "blkio"] {
         let total = &data[resource]["psi"]["some"]["total"];
@@ -44,17 +40,22 @@ fn pressure_is_told_of_at_once() {
         skip!("this kernel counts no pressure");
     }
     let mut fixture = Fixture::new();
-    fixture.sh("while [ ! -e /tmp/go ]; do sleep 0.1; done; for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; wait");
+    // More of them than processors: each waits for one.
+    let busy = "x ".repeat(4 * std::thread::available_parallelism().unwrap().get());
+    fixture.sh(&format!("while [ ! -e /tmp/go ]; do sleep 0.1; done; for i in {busy}; do (while :; do :; done) & done; wait"));
     fixture.mount(serde_json::json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}));
     fixture.runtime(&["run", "-d", "pressed"]).ok();
     let events = fixture.background(&["events", "--interval", "1h", "pressed"], b"");
     fixture
         .bare(&["exec", "pressed", "/bin/touch", "/tmp/go"])
         .ok();
-    let event = wait_for("pressure", || lines(&events.out()).into_iter().next());
+    // On a machine without free memory, that may be waited for first.
+    let event = wait_for("pressure", || {
+        let mut told = lines(&events.out()).into_iter();
+        told.find(|event| event["data"]["resource"] == "cpu")
+    });
     assert_eq!(event["type"], "pressure");
     assert_eq!(event["id"], "pressed");
-    assert_eq!(event["data"]["resource"], "cpu");
     assert!(
         event["data"]["psi"]["some"]["total"].as_u64() > Some(150_000),
         "{event}"
@@ -87,6 +88,7 @@ fn a_paused_container_is_watched_to_its_end() {
     lodger_only!("events of a rootless container");
     let mut fixture = Fixture::new();
     fixture.sleeping("frozen");
+    numbers_with_memory(&fixture, "frozen");
     fixture.bare(&["pause", "frozen"]).ok();
     let (data, _) = numbers(&fixture, "frozen");
     assert!(

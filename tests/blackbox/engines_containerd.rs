@@ -10,14 +10,15 @@ use crate::harness::{Ran, Running, skip, spawn, wait_for};
 use crate::pty::{PROMPT, Pty};
 
 /// A containerd with an image, which ends with the test.
-struct Containerd<'a> {
-    engines: &'a Engines,
+pub(crate) struct Containerd<'a> {
+    pub(crate) engines: &'a Engines,
     daemon: Running,
+    id: String,
     socket: PathBuf,
 }
 
 impl<'a> Containerd<'a> {
-    fn start(engines: &'a Engines) -> Containerd<'a> {
+    pub(crate) fn start(engines: &'a Engines) -> Containerd<'a> {
         let directory = engines.socket_directory();
         let config = directory.join("c.toml");
         let at = directory.to_str().unwrap();
@@ -42,9 +43,11 @@ impl<'a> Containerd<'a> {
             script,
             config.to_str().unwrap(),
         ]);
+        let daemon = spawn(&mut command, b"");
         let containerd = Containerd {
             engines,
-            daemon: spawn(&mut command, b""),
+            id: format!("d{}", daemon.pid()),
+            daemon,
             socket: directory.join("s"),
         };
         wait_for("containerd", || {
@@ -68,7 +71,7 @@ impl<'a> Containerd<'a> {
         containerd
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let pid = self.daemon.pid().to_string();
         let enter = [
             "nsenter",
@@ -85,13 +88,13 @@ impl<'a> Containerd<'a> {
         self.engines.command(&[&enter, args].concat())
     }
 
-    fn ctr(&self, args: &[&str]) -> Ran {
+    pub(crate) fn ctr(&self, args: &[&str]) -> Ran {
         spawn(&mut self.command(args), b"").wait()
     }
 
     /// `ctr run`, without the share of the processors that it asks for by default: a cgroup of these tests has no
     /// controller for that.
-    fn run_command(&self, args: &[&str]) -> Command {
+    pub(crate) fn run_command(&self, args: &[&str]) -> Command {
         let runtime = self.engines.runtime.to_str().unwrap();
         let options = [
             "run",
@@ -105,11 +108,16 @@ impl<'a> Containerd<'a> {
         self.command(&[&options, args].concat())
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
         spawn(&mut self.run_command(args), b"").wait()
     }
 
-    fn task_status(&self, name: &str) -> Option<String> {
+    /// The id of a container that no test beside this one has: they are all in one cgroup.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn task_status(&self, name: &str) -> Option<String> {
         let list = self.ctr(&["task", "ls"]).ok();
         let line = list
             .lines()
@@ -118,7 +126,7 @@ impl<'a> Containerd<'a> {
     }
 }
 
-fn is_installed() -> bool {
+pub(crate) fn is_installed() -> bool {
     Path::new("/usr/bin/containerd").exists() && Path::new("/usr/bin/ctr").exists()
 }
 

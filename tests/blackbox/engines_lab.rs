@@ -15,6 +15,7 @@ use rustix::fs::statfs;
 use serde_json::Value;
 
 use crate::base::tidy;
+use crate::checkpoint_lab::criu;
 use crate::harness::{Ran, Running, copy_program, peer, runtime_binary, skip, spawn, which};
 
 /// The image of these tests: busybox.
@@ -151,7 +152,11 @@ impl Lab {
     fn command(&self, command: &[&str]) -> Command {
         let mut env = Command::new("/usr/bin/env");
         let own = runtime_binary();
-        let path = own.parent().unwrap().to_str().unwrap();
+        let mut path = own.parent().unwrap().display().to_string();
+        // The runtime finds CRIU where the engine's daemon would find it.
+        if let Some(criu) = criu() {
+            path = format!("{path}:{}", criu.parent().unwrap().display());
+        }
         env.args(["-i", "TERM=xterm", "LANG=C.UTF-8"])
             .arg(format!(
                 "PATH={path}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"

@@ -266,13 +266,16 @@ fn who_joins_is_root_where_the_caller_is_nobody() {
     namespaces.push(json!({"type": "user"}));
     let masked = linux["maskedPaths"].as_array_mut().unwrap();
     masked.retain(|path| path != "/proc/keys");
-    fixture.sleeping("c");
+    // An id that no other test has: until a keyring has its permissions, all containers of the same ids see it.
+    fixture.sleeping("nobodys");
     let script = "stat -c %u /dev/pts/0; echo again >/dev/pts/0";
-    let mut pty = Pty::spawn(&fixture.command(&["exec", "-t", "c", "/bin/sh", "-c", script]));
+    let mut pty = Pty::spawn(&fixture.command(&["exec", "-t", "nobodys", "/bin/sh", "-c", script]));
     assert_eq!(pty.wait(), (0, "0\r\nagain\r\n".to_owned()));
     if Path::new("/proc/keys").exists() {
-        let keys = fixture.bare(&["exec", "c", "/bin/cat", "/proc/keys"]).ok();
-        let own = keys.lines().filter(|line| line.contains("_ses.c"));
+        let keys = fixture
+            .bare(&["exec", "nobodys", "/bin/cat", "/proc/keys"])
+            .ok();
+        let own = keys.lines().filter(|line| line.contains("_ses.nobodys"));
         assert_eq!(own.count(), 1, "{keys}");
     }
 }

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::base::{base_config, tidy};
+use crate::base::{base_config, patient, settle, tidy};
 
-/// How long one command, or one condition, may take: only against a hang, and so enough for a machine with much else to do.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// How long one command, or one condition, may take: only against a hang, for a machine with much else to do ([`patient`]).
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// Prints why the test cannot run, for `tests/run` to count, and leaves the test.
 macro_rules! skip {
@@ -96,7 +96,8 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
         if let Some(value) = condition() {
             return value;
         }
-        assert!(begin.elapsed() < LIMIT, "gave up waiting for {what}");
+        let late = begin.elapsed() >= patient(LIMIT);
+        assert!(!late, "gave up waiting for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -182,7 +183,7 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            if begin.elapsed() > limit {
+            if begin.elapsed() > patient(limit) {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -357,7 +358,11 @@ impl Fixture {
 
     /// The runtime's command with the test's own state root, run in the bundle's directory.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        if let (Some(&("run" | "create")), Some(id)) = (args.first(), args.last()) {
+        // The verb may come after options.
+        let makes = args
+            .iter()
+            .any(|arg| ["run", "create", "restore"].contains(arg));
+        if let Some(id) = args.last().filter(|_| makes) {
             // What cannot be an id cannot be deleted either.
             let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
             if !id.is_empty() && !id.starts_with('.') && id.chars().all(allowed) {
@@ -374,8 +379,8 @@ impl Fixture {
         command
     }
 
-    /// Writes config.json and runs the runtime to its end. The first argument is the verb, the last one of `run` and
-    /// `create` the container's id.
+    /// Writes config.json and runs the runtime to its end. The first argument is the verb, the last one of `run`,
+    /// `create` and `restore` the container's id.
     pub(crate) fn runtime(&self, args: &[&str]) -> Ran {
         self.write_config();
         self.bare(args)
@@ -425,10 +430,11 @@ impl Fixture {
         paths
     }
 
-    /// Waits until the container has this status.
+    /// Waits until the container has this status: it may be about to come, or to go.
     pub(crate) fn wait_status(&self, id: &str, status: &str) {
         wait_for(&format!("{id} to be {status}"), || {
-            (self.status(id) == status).then_some(())
+            let state = self.bare(&["state", id]).out;
+            (serde_json::from_str::<Value>(&state).ok()?["status"] == status).then_some(())
         });
     }
 
@@ -437,6 +443,7 @@ impl Fixture {
         self.args(&["/bin/sleep", "600"]);
         self.runtime(&["run", "-d", id]).ok();
         self.wait_status(id, "running");
+        settle(self, id);
     }
 
     /// Deletes its containers.

@@ -82,7 +82,11 @@ fn run_detached_returns_while_the_payload_runs() {
     let mut fixture = Fixture::new();
     fixture.sleeping("c");
     let pid = fixture.state("c")["pid"].as_u64().unwrap();
-    let cmdline = read_lossy(format!("/proc/{pid}/cmdline").as_ref());
+    // The kernel has none to show while it sets the new program up.
+    let cmdline = wait_for("the payload's command line", || {
+        let line = read_lossy(format!("/proc/{pid}/cmdline").as_ref());
+        (!line.is_empty()).then_some(line)
+    });
     assert_eq!(cmdline, "/bin/sleep\u{0}600\u{0}");
 }
 

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Fixture, Ran, lodger_only, peer_differs, wait_for};
 use crate::scopes::{
-    assert_no_scope, kept_by, leaf, number, property, says, scope, scopes, systemctl, unit,
-    with_own_cgroups,
+    answers, assert_no_scope, kept_by, leaf, number, property, says, scope, scopes, systemctl,
+    unit, with_own_cgroups,
 };
 
 const MIB: u64 = 1 << 20;
@@ -77,17 +77,13 @@ fn no_more_of_the_processor_than_that() {
     let leaf = leaf(&fixture, "c");
     let stat = |key: &str| number(&leaf, "cpu.stat", key);
     let (begin, used) = (stat("nr_periods"), stat("usage_usec"));
-    wait_for("ten periods", || {
-        (stat("nr_periods") >= begin + 10).then_some(())
+    // A tenth is allowed, and all is what it would take. A machine that stood still for a second makes up for its periods at
+    // once, and what was lent in that time is paid back in those that come.
+    wait_for("ten periods, most of them for others", || {
+        let (periods, throttled) = (stat("nr_periods") - begin, stat("nr_throttled"));
+        let used = stat("usage_usec") - used;
+        (periods >= 10 && throttled > 0 && used < periods * period / 2).then_some(())
     });
-    let used = stat("usage_usec") - used;
-    let periods = stat("nr_periods") - begin;
-    assert!(stat("nr_throttled") > 0);
-    // A tenth is allowed, and all is what it would take.
-    assert!(
-        used < periods * period / 2,
-        "{used} µs in {periods} periods"
-    );
 }
 
 #[test]
@@ -105,12 +101,12 @@ fn the_processor_is_shared_by_weight() {
             .map(|l| number(l, "cpu.stat", "usage_usec"))
     };
     let begin = used();
-    let [light, heavy] = wait_for("both to have worked", || {
+    // Who ran while the machine stood still makes up for it.
+    wait_for("both to have worked, and one the most of it", || {
         let now = used();
-        let used = [now[0] - begin[0], now[1] - begin[1]];
-        (used[0] > 20_000 && used[0] + used[1] > 1_000_000).then_some(used)
+        let [light, heavy] = [now[0] - begin[0], now[1] - begin[1]];
+        (light > 20_000 && light + heavy > 1_000_000 && heavy > 4 * light).then_some(())
     });
-    assert!(heavy > 4 * light, "{light} µs and {heavy} µs");
 }
 
 /// Limits are for whole disks: the one of `/`, which has no parts in the guest.
@@ -203,6 +199,8 @@ fn limits_are_seen_by_all_and_stay_when_the_manager_begins_anew() {
     assert_eq!(kept_by(&state, "unified/memory.oom.group"), "cgroupfs");
     for verb in ["daemon-reload", "daemon-reexec"] {
         systemctl(&[verb]);
+        // It hangs up before it begins anew, and is not to be reached for a moment.
+        wait_for("the manager to answer", || answers().then_some(()));
         assert_all(&fixture);
     }
     fixture.bare(&["delete", "-f", "c"]).ok();

@@ -2,7 +2,8 @@
 //!
 //! `tests/run` builds them and gives them, through the environment: `LODGER_UNDER_TEST` (lodger, crun or runc),
 //! `LODGER_BIN`, `LODGER_PROBE`, and `LODGER_TEST_ROOTFS`. With a peer the same tests run, so that a fault of this
-//! machine can be told from a fault of lodger. A test that cannot run says `SKIP: why` and returns.
+//! machine can be told from a fault of lodger. A test that cannot run says `SKIP: why` and returns. `LODGER_TEST_PATIENCE`
+//! is by how much all limits are longer, for a machine that is emulated.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::disallowed_methods,
@@ -20,6 +21,25 @@ mod attacks;
 mod audit;
 mod base;
 mod check;
+mod checkpoint_attacks;
+mod checkpoint_attributes;
+mod checkpoint_create;
+mod checkpoint_criu;
+mod checkpoint_full;
+mod checkpoint_image;
+mod checkpoint_joined;
+mod checkpoint_kills;
+mod checkpoint_lab;
+mod checkpoint_life;
+mod checkpoint_limits;
+mod checkpoint_mapped;
+mod checkpoint_more;
+mod checkpoint_programs;
+mod checkpoint_refusals;
+mod checkpoint_resources;
+mod checkpoint_restore_kills;
+mod checkpoint_streams;
+mod checkpoint_together;
 mod clocks;
 mod closed;
 mod combinations;
@@ -29,7 +49,10 @@ mod cve_files;
 mod cve_mounts;
 mod cve_paths;
 mod cve_process;
+mod debian_basics;
+mod debian_iterative;
 mod delegated_bus_hostile;
+mod delegated_checkpoint;
 mod delegated_events;
 mod delegated_fs;
 mod delegated_life;
@@ -40,6 +63,8 @@ mod doctor;
 mod engines;
 mod engines_buildah;
 mod engines_bundle;
+mod engines_checkpoint;
+mod engines_checkpoint_containerd;
 mod engines_containerd;
 mod engines_docker;
 mod engines_images;

@@ -222,11 +222,13 @@ fn the_kernel_need_not_take_fds() {
     };
     let mounts = |calls: &[Call]| calls.iter().filter(|call| call.name == "mount").count();
     let before = mounts(&calls);
-    for errno in ["EINVAL", "EBADF"] {
+    // Linux before 6.13, and before 6.5: there it is mount(2) from the beginning.
+    let is_taken = calls[first].succeeded();
+    for errno in ["EINVAL", "EBADF", "EOPNOTSUPP"] {
         let option = inject(&calls, first, Fate::Error(errno));
         let (_, ran, calls) = with_init_traced(&command(), scratch, writes, &[&*option]);
         assert_eq!(ran.ok(), "of a layer\nof a layer\n", "{errno}");
-        assert!(mounts(&calls) > before, "{errno}: {calls:#?}");
+        assert!(!is_taken || mounts(&calls) > before, "{errno}: {calls:#?}");
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
+use crate::base::patient;
 use crate::harness::{LIMIT, send_signal, wait_for};
 
 /// The prompt of a shell in a container: its PS1.
@@ -148,7 +149,7 @@ impl Pty {
                 return std::mem::replace(&mut self.seen, rest);
             }
             assert!(
-                begin.elapsed() < LIMIT,
+                begin.elapsed() < patient(LIMIT),
                 "no {text:?} on the screen of {}: {:?}",
                 self.command,
                 self.seen
@@ -236,7 +237,7 @@ impl Pty {
                 Err(error) => panic!("{error}"),
             }
             assert!(
-                begin.elapsed() < LIMIT,
+                begin.elapsed() < patient(LIMIT),
                 "{} did not end: {:?}",
                 self.command,
                 self.seen

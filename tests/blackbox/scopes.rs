@@ -23,6 +23,13 @@ pub(crate) fn systemctl(args: &[&str]) -> String {
     spawn(command.arg("--user").args(args), b"").wait().ok()
 }
 
+/// Whether her manager can be asked.
+pub(crate) fn answers() -> bool {
+    let mut command = Command::new("systemctl");
+    command.args(["--user", "show", "--property=Version"]);
+    spawn(&mut command, b"").wait().code == 0
+}
+
 /// A property of a unit.
 pub(crate) fn property(unit: &str, name: &str) -> String {
     let shown = systemctl(&["show", "--value", &format!("--property={name}"), unit]);

@@ -108,6 +108,12 @@ fn a_call_that_libseccomp_does_not_know_is_blocked_by_its_name() {
     assert_eq!(told(&mut fixture, 470, &[]), "errno 1");
 }
 
+/// Podman's default profile as it makes it for a container with these capabilities; `None` where it is not installed.
+pub(crate) fn installed_podmans(capabilities: &[&str]) -> Option<Value> {
+    let text = fs::read_to_string(PODMANS).ok()?;
+    Some(podmans(&text, capabilities))
+}
+
 /// The profile of containers-common in the form of the specification, as podman makes it for a container with these
 /// capabilities.
 fn podmans(text: &str, capabilities: &[&str]) -> Value {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::{Fixture, spawn};
+use crate::harness::{Fixture, spawn, wait_for};
 
 /// What a command says, without the end of the line.
 fn says(program: &str, arguments: &[&str]) -> String {
@@ -14,10 +14,12 @@ fn says(program: &str, arguments: &[&str]) -> String {
 /// Her own manager is there, all its units have started, and its cgroup is the one that is delegated to her.
 #[test]
 fn her_manager_answers() {
-    assert_eq!(
-        says("systemctl", &["--user", "is-system-running"]),
-        "running"
-    );
+    // While another test has a unit of its own fail, it says so.
+    wait_for("all to run", || {
+        let mut asks = Command::new("systemctl");
+        asks.args(["--user", "is-system-running"]);
+        (spawn(&mut asks, b"").wait().out == "running\n").then_some(())
+    });
     let uid = rustix::process::getuid().as_raw();
     assert_eq!(
         says(
@@ -64,26 +66,22 @@ fn cgroups_are_of_version_2() {
 /// The output of her own units is in a journal that she can read.
 #[test]
 fn her_journal_is_kept() {
+    // It is there when the journal asks for its unit.
+    let script = "echo for the journal; exec sleep 600";
     let unit = "--unit=journal-of-hers";
     says(
         "systemd-run",
-        &[
-            "--user",
-            "--wait",
-            "--quiet",
-            unit,
-            "/bin/echo",
-            "for the journal",
-        ],
+        &["--user", "--quiet", unit, "/bin/sh", "-c", script],
     );
     let user_unit = "--user-unit=journal-of-hers";
-    crate::harness::wait_for("the journal to have it", || {
+    wait_for("the journal to have it", || {
         let read = spawn(
             Command::new("journalctl").args(["--user", user_unit, "--output=cat"]),
             b"",
         );
         read.wait().out.contains("for the journal").then_some(())
     });
+    says("systemctl", &["--user", "stop", "journal-of-hers.service"]);
 }
 
 #[test]

@@ -302,6 +302,24 @@ fn a_scope_of_another_is_left_alone() {
     assert_eq!(scopes("lodger-twice*"), Vec::<String>::new());
 }
 
+/// Of one id, in places for state of their own: the name of a scope goes from one to the other, and no end is another one's.
+#[test]
+fn containers_of_one_id_come_and_go_beside_one_another() {
+    lodger_only!("names of scopes");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut fixture = Fixture::new();
+                fixture.sh("echo ran").write_config();
+                for _ in 0..15 {
+                    assert_eq!(fixture.bare(&["run", "alike"]).ok(), "ran\n");
+                }
+            });
+        }
+    });
+    assert_no_scope("lodger-alike*");
+}
+
 /// A container that divides its own cgroup, as a systemd in it does: what joins it goes where the first process went.
 #[test]
 fn a_container_divides_its_own_cgroup() {

@@ -53,6 +53,8 @@ fn commands_reach_it_from_a_session() {
     lodger_only!("a unit");
     let service = Service::new("reached", OBEDIENT, "");
     service.does("start").ok();
+    // Then it heeds SIGTERM.
+    service.wait_journal("out");
     let exec = |args: &[&str]| service.lodger(&[&["exec", "reached"], args].concat());
     let out = exec(&["sed", "-n", "s/^0:://p", "/proc/self/cgroup"]);
     let path = service.state()["cgroup"]["path"]
@@ -94,15 +96,22 @@ fn it_is_restarted_when_it_fails() {
 #[test]
 fn its_exit_status_is_the_services() {
     lodger_only!("a unit");
-    let service = Service::new("ends", "sleep 0.2; exit 0", "");
-    service.does("start").ok();
+    // Its program must not end before systemd has learnt whom it watches.
+    let ended = |name: &'static str, code: u8, drop_in: &str| {
+        let script = format!("until [ -e /run/go ]; do sleep 0.05; done; exit {code}");
+        let service = Service::new(name, &script, drop_in);
+        service.does("start").ok();
+        // touch(1) may be ended with the container.
+        let _code = service.lodger(&["exec", name, "touch", "/run/go"]).code;
+        service
+    };
+    let service = ended("ends", 0, "");
     service.wait_property("ActiveState", "inactive");
     assert_eq!(service.property("Result"), "success");
     assert_eq!(service.property("NRestarts"), "0");
     service.is_gone();
 
-    let failing = Service::new("fails", "sleep 0.2; exit 42", "Restart=no\n");
-    failing.does("start").ok();
+    let failing = ended("fails", 42, "Restart=no\n");
     failing.wait_property("ActiveState", "failed");
     assert_eq!(failing.property("Result"), "exit-code");
     assert_eq!(failing.property("ExecMainStatus"), "42");
@@ -114,7 +123,8 @@ fn its_exit_status_is_the_services() {
 fn what_ignores_sigterm_is_killed() {
     lodger_only!("a unit");
     let script = "trap '' TERM; sleep 600 & echo deaf; while :; do sleep 0.05; done";
-    let service = Service::new("deaf", script, "TimeoutStopSec=200ms\n");
+    // No less than the unit's own time: it is also the time that ExecStopPost= has.
+    let service = Service::new("deaf", script, "");
     service.does("start").ok();
     service.wait_journal("deaf");
     service.does("stop").ok();
@@ -143,9 +153,16 @@ fn a_bundle_that_is_not_there_is_told_in_the_journal() {
     lodger_only!("a unit");
     let drop_in = "Restart=no\nEnvironment=LODGER_BUNDLE=/nowhere\n";
     let service = Service::new("nowhere", "true", drop_in);
-    service.does("start").exits(1);
-    assert_eq!(service.property("Result"), "exit-code");
-    service.wait_journal("error: cannot find the bundle \"/nowhere\"");
+    // A process that has ended before the journal asks for its unit has none there: then the next one is waited for.
+    wait_for("the error in the journal", || {
+        service.does("start").exits(1);
+        assert_eq!(service.property("Result"), "exit-code");
+        let line = "error: cannot find the bundle \"/nowhere\"";
+        let is_there = service.journal_has(line);
+        // It may be started as often as is needed.
+        service.does("reset-failed").ok();
+        is_there.then_some(())
+    });
     service.is_gone();
 }
 
@@ -156,9 +173,8 @@ fn a_program_says_when_it_is_ready() {
     let text = fs::read_to_string(source().join("lodger@.service")).unwrap();
     let comment = text.lines().skip_while(|line| *line != "#   [Service]");
     let variant = comment.skip(1).map_while(|line| line.strip_prefix("#   "));
-    let mut drop_in = variant.fold(String::new(), |all, line| all + line + "\n");
+    let drop_in = variant.fold(String::new(), |all, line| all + line + "\n");
     assert!(drop_in.contains("Type=notify"), "{drop_in}");
-    drop_in.push_str("TimeoutStopSec=200ms\n");
     let mut service = Service::new("notifies", "", &drop_in);
     service.fixture.add_probe();
     let probe = service.fixture.rootfs().join("probe");

@@ -10,18 +10,19 @@ use std::time::Instant;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use crate::base::patient;
 use crate::harness::{
     Fixture, LIMIT, lodger_only, peer, peer_differs, read_lossy, spawn, wait_for,
 };
 
 /// A socket on which the test waits for one fd, as an engine does.
-struct Receiver {
+pub(crate) struct Receiver {
     listener: UnixListener,
     path: PathBuf,
 }
 
 impl Receiver {
-    fn new(path: PathBuf) -> Receiver {
+    pub(crate) fn new(path: PathBuf) -> Receiver {
         // Bound under a short name: sun_path is short, wherever the socket lies.
         let directory = fs::File::open(path.parent().unwrap()).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap();
@@ -31,17 +32,17 @@ impl Receiver {
         Receiver { listener, path }
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
     /// What came: the text and the fd.
-    fn receive(&self) -> (String, OwnedFd) {
+    pub(crate) fn receive(&self) -> (String, OwnedFd) {
         let stream = wait_for("a connection", || {
             self.listener.accept().ok().map(|(stream, _)| stream)
         });
         stream.set_nonblocking(false).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_read_timeout(Some(patient(LIMIT))).unwrap();
         take(&stream)
     }
 
@@ -69,12 +70,12 @@ fn take(stream: &UnixStream) -> (String, OwnedFd) {
 }
 
 /// Reads from a terminal's first end until `text` has come.
-fn expect(terminal: &mut fs::File, text: &str) -> String {
+pub(crate) fn expect(terminal: &mut fs::File, text: &str) -> String {
     let begin = Instant::now();
     let mut seen = String::new();
     let mut bytes = [0u8; 1024];
     while !seen.contains(text) {
-        assert!(begin.elapsed() < LIMIT, "no {text:?} in {seen:?}");
+        assert!(begin.elapsed() < patient(LIMIT), "no {text:?} in {seen:?}");
         match terminal.read(&mut bytes) {
             Ok(count) => seen.push_str(&String::from_utf8_lossy(&bytes[..count])),
             Err(error) => panic!("{error} after {seen:?}"),

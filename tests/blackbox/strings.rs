@@ -189,17 +189,12 @@ const TABLE: &[Row] = &[
         1,
         "container does not exist",
     ),
+    (Nothing, &["checkpoint", "c"], 1, "container does not exist"),
     (
         Nothing,
-        &["checkpoint", "c"],
+        &["restore", "--image-path", "/nonexistent", "c"],
         1,
-        "not supported yet: it needs CRIU",
-    ),
-    (
-        Nothing,
-        &["restore", "c"],
-        1,
-        "not supported yet: it needs CRIU",
+        "cannot restore",
     ),
     (
         Nothing,

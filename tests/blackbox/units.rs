@@ -111,11 +111,15 @@ impl Service {
 
     /// Waits until its journal has a line.
     pub(crate) fn wait_journal(&self, line: &str) {
-        let args = ["--user", "--output=cat", "--user-unit", &self.unit()];
         wait_for(&format!("{line:?} in the journal"), || {
-            let read = spawn(Command::new("journalctl").args(args), b"").wait();
-            read.out.lines().any(|there| there == line).then_some(())
+            self.journal_has(line).then_some(())
         });
+    }
+
+    pub(crate) fn journal_has(&self, line: &str) -> bool {
+        let args = ["--user", "--output=cat", "--user-unit", &self.unit()];
+        let read = spawn(Command::new("journalctl").args(args), b"").wait();
+        read.out.lines().any(|there| there == line)
     }
 
     /// Nothing is left of it: no state, and no cgroup.

@@ -345,19 +345,3 @@ fn a_container_without_a_cgroup_cannot_be_paused() {
             .fails(1, "container does not exist");
     }
 }
-
-#[test]
-fn verbs_that_need_criu_say_so() {
-    lodger_only!("what is not supported yet");
-    let mut fixture = Fixture::new();
-    fixture.sleeping("c");
-    for args in [
-        &["checkpoint", "--image-path", "/tmp/x", "c"][..],
-        &["restore", "--image-path", "/tmp/x", "d"],
-    ] {
-        let told = format!("`{}` is not supported yet: it needs", args[0]);
-        fixture.bare(args).fails(1, &told);
-    }
-    let list: Value = serde_json::from_str(&fixture.bare(&["list", "-f", "json"]).ok()).unwrap();
-    assert_eq!(list[0]["status"], "running");
-}

@@ -1,4 +1,4 @@
-# What session and machine share. Source it; it runs nothing by itself.
+# What the guests share. Source it; it runs nothing by itself.
 # shellcheck shell=bash
 # shellcheck source=tests/lib/setup.bash
 source "$(dirname "${BASH_SOURCE[0]}")/../lib/setup.bash"
@@ -11,6 +11,7 @@ limit=2400  # seconds
 command=()
 work=       # this call's directory, which nobody outlives
 control=    # what is told and heard, /run/lodger-tests in the guest
+runner=     # the process that is the guest
 
 # Told apart from what the command ends with.
 fail() {
@@ -71,4 +72,34 @@ guest_begin() {
     # shellcheck disable=SC2016 # for the guest to expand
     printf 'unset INVOCATION_ID JOURNAL_STREAM SYSTEMD_EXEC_PID\nexport DBUS_SESSION_BUS_ADDRESS=${DBUS_SESSION_BUS_ADDRESS:-unix:path=$XDG_RUNTIME_DIR/bus} LANG=C.UTF-8\n%s\nexit $?\n' \
         "$(printf '%q ' "${command[@]}")" >"$control/command"
+}
+
+# guest_await LOG…: waits for the end of the runner, and ends as the command in there did. LOG: where a guest that did not come so
+# far has said why.
+guest_await() {
+    local status=0
+    { wait "$runner"; } 2>/dev/null || status=$?
+    runner=
+    # A guest that did not come so far has written neither, which is told below.
+    cat "$control/out" 2>/dev/null || true
+    cat "$control/err" >&2 2>/dev/null || true
+    [[ ! -s $control/status ]] || exit "$(<"$control/status")"
+    tail -n 30 "$@" >&2
+    ((status != 137)) || { say "${0##*/}: no end after $limit seconds"; exit 124; }
+    fail "it ended ($status) before the command did"
+}
+
+# Nothing but the directory; a guest that leaves more has its own, as of the next.
+guest_sweep() { :; }
+
+guest_leave() {
+    local status=$?
+    trap - EXIT
+    if [[ -n $runner ]]; then
+        # It may have ended by itself, and how it ends is of no interest any more.
+        kill -KILL "$runner" 2>/dev/null || true
+        wait "$runner" 2>/dev/null || true
+    fi
+    rm -rf --one-file-system "$work"
+    exit "$status"
 }

@@ -100,9 +100,21 @@ setup_processes() {
     done
 }
 
+# setup_background COMMAND…: runs it beside this shell, which waits for it as for any $!, and ends it and all that it has started.
+setup_background() {
+    # Which makes it a process group, and spares it the keys that interrupt this shell: that ends it itself.
+    set -m
+    "$@" </dev/null &
+    set +m
+}
+
 setup_cleanup() {
-    local status=$? left
+    local status=$? left group
     trap - EXIT
+    # Of setup_background; who has ended may have left its number to somebody else.
+    for group in $(jobs -pr); do
+        kill -TERM -- "-$group" 2>/dev/null || true
+    done
     # A test that was killed leaves its containers.
     left=$(setup_processes)
     # One that has ended meanwhile is no failure.
@@ -199,6 +211,68 @@ setup_tar() {
     printf '%s\n' "$tar"
 }
 
+# setup_criu DIRECTORY SUITE LEAST: puts there the CRIU of a suite of Debian, of at least this version, with the libraries it was built
+# for: DIRECTORY/criu runs it. Fails where there is none. The machine's own packages have no part in it, and no change.
+setup_criu() {
+    local kept loader library
+    kept=$(criu_kept "$2" "$3") || return 1
+    mkdir -p "$1"
+    cp -r --reflink=auto -T "$kept" "$1/root"
+    loader=$(find "$1/root" -name 'ld-linux*.so.*' -print -quit)
+    library=$(basename "$(dirname "$(find "$1/root" -name libc.so.6 -print -quit)")")
+    # By its absolute path: whoever runs it may have it open, and give no name.
+    cat >"$1/criu" <<END
+#!/bin/sh
+exec '$loader' --library-path '$1/root/usr/lib/$library:$1/root/lib/$library' '$1/root/usr/sbin/criu' "\$@"
+END
+    chmod 755 "$1/criu"
+    chmod -R a+rX "$1"
+    "$1/criu" --version >/dev/null
+}
+
+# criu_kept SUITE LEAST: prints the directory where the files of that CRIU are kept; they have their name only when they are complete.
+criu_kept() {
+    local suite=$1 least=$2 directory architecture version kept partial status=0
+    architecture=$(dpkg --print-architecture 2>/dev/null) || return 1
+    directory=$(setup_cache_directory)
+    for kept in "$directory/criu-$suite"-*"-$architecture"; do
+        version=${kept#"$directory/criu-$suite-"}
+        if [[ -d $kept ]] && dpkg --compare-versions "${version%"-$architecture"}" ge "$least"; then
+            printf '%s\n' "$kept"
+            return
+        fi
+    done
+    mkdir -p "$directory"
+    partial=$(mktemp -d "$directory/.criu.XXXXXX")
+    # apt-get of root downloads as a user of its own.
+    chmod 755 "$partial"
+    say "fetching CRIU of Debian $suite (once; kept in $directory)"
+    kept=$(criu_fetched "$partial" "$suite" "$least" "$directory") || status=$?
+    rm -rf "$partial"
+    ((status == 0)) && printf '%s\n' "$kept"
+}
+
+# criu_fetched PARTIAL SUITE LEAST DIRECTORY: downloads it with an apt that has PARTIAL for all it knows, and unpacks it.
+criu_fetched() {
+    local at=$1 suite=$2 least=$3 keys=/usr/share/keyrings/debian-archive-keyring.gpg version kept file
+    [[ -e $keys ]] || return 1
+    mkdir -p "$at"/{lists,archives}/partial "$at/etc/preferences.d" "$at/root"
+    echo "deb [signed-by=$keys] http://deb.debian.org/debian $suite main" >"$at/etc/sources.list"
+    : >"$at/status"
+    local apt=(timeout 300 apt-get -qq -o "Dir::Etc=$at/etc" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State=$at"
+        -o "Dir::State::status=$at/status" -o "Dir::Cache=$at" -o APT::Default-Release= -o Acquire::Languages=none -o Acquire::Retries=2)
+    "${apt[@]}" update >&2 && "${apt[@]}" install -y --download-only --no-install-recommends criu >&2 || return 1
+    file=$(find "$at/archives" -name 'criu_*.deb' -print -quit)
+    version=$(dpkg-deb --field "$file" Version) && dpkg --compare-versions "$version" ge "$least" || return 1
+    for file in "$at"/archives/{criu,lib}*.deb; do
+        [[ $file == *python* ]] || dpkg-deb --extract "$file" "$at/root" || return 1
+    done
+    rm -rf "$at"/root/usr/share "$at"/root/usr/lib/*/gconv
+    kept=$4/criu-$suite-$version-$(dpkg --print-architecture)
+    mv -T "$at/root" "$kept" || return 1
+    printf '%s\n' "$kept"
+}
+
 # setup_images: prints the directory of the tests' images, which tests/images/make makes as her; fails where none is to be had.
 setup_images() {
     local cache tar images partial work=$setup_work/tmp/images turn
@@ -243,6 +317,21 @@ setup_rootfs() {
         setup_busybox "$1"
         echo busybox
     fi
+}
+
+# programs_tar: prints the path of a tar with what redis and Python need to run; fails where they are not to be had.
+programs_tar() {
+    setup_tar bookworm programs "a bit of Debian with redis and Python" --variant=extract \
+        --include=base-files,dash,coreutils,redis-server,redis-tools,python3-minimal -- \
+        ./usr/bin/redis-server ./usr/bin/redis-cli ./usr/bin/python3
+}
+
+# setup_programs DIRECTORY: unpacks that there, owned by her.
+setup_programs() {
+    local tar
+    tar=$(programs_tar) || return 1
+    as_user mkdir -p "$1"
+    as_user tar -x --no-same-owner --exclude='./dev/*' --exclude='./usr/share/*' -C "$1" <"$tar"
 }
 
 setup_busybox() {

@@ -63,9 +63,7 @@ fn remove_changes(global: &Global, ids: &[String]) -> Result<u8> {
     let mut paths = Vec::new();
     for id in ids {
         let what = format!("cannot remove the changes of container {id:?}");
-        let kept = found
-            .iter()
-            .find(|found| found.kind == containers::KEPT && found.name == *id);
+        let kept = found.iter().find(|found| found.stays && found.name == *id);
         match kept {
             None => left.push(Error::new(what).because("none are kept")),
             Some(kept) if kept.is_used => left.push(

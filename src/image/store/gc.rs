@@ -50,7 +50,7 @@ pub fn find(store: &ImageStore) -> Result<Garbage> {
     let mut layers = BTreeSet::new();
     let mut blobs = BTreeSet::new();
     for found in containers::all(store.directory(), store.path())? {
-        if found.is_used || found.kind == containers::KEPT {
+        if found.is_used || found.stays {
             let needed = found.note.map_or_else(Vec::new, |note| note.layers);
             layers.extend(needed.iter().filter_map(|name| LayerId::parse(name)));
         } else {

@@ -253,10 +253,7 @@ impl ImageStore {
         match self.place(&work, record) {
             Ok((id, true)) => Ok(id),
             Ok((id, false)) => self.abandon(work).map(|()| id),
-            Err(error) => Err(match self.abandon(work) {
-                Ok(()) => error,
-                Err(left) => error.hint(left.message()),
-            }),
+            Err(error) => Err(error.after(self.abandon(work))),
         }
     }
 
