@@ -11,6 +11,8 @@ use crate::plan::{FakeRoot, IdMapping, Rlimit};
 mod differences;
 mod digest;
 mod draft;
+#[cfg(fuzzing)]
+mod fuzzing;
 mod parent;
 mod read;
 mod streams;
@@ -23,6 +25,8 @@ pub use differences::differences;
 use digest::verify;
 pub use digest::{Follower, verify_large, verify_small};
 pub use draft::{Draft, LOG};
+#[cfg(fuzzing)]
+pub use fuzzing::{core, manifest, mounts};
 pub use parent::{PARENT, Parent};
 pub use read::{Opened, identity, machine, read};
 pub use streams::free_streams;

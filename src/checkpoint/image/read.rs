@@ -126,7 +126,7 @@ fn none(what: &str, directory: &OwnedFd) -> Error {
 }
 
 /// Reads lodger.json for a restore on `machine`.
-fn parse(content: &[u8], machine: &str) -> Result<Manifest> {
+pub(super) fn parse(content: &[u8], machine: &str) -> Result<Manifest> {
     let damaged = |why: String| {
         Error::new(format!("its {MANIFEST} is damaged"))
             .because(why)

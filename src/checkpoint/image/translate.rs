@@ -101,13 +101,8 @@ pub fn translate(directory: impl AsFd, ids: Ids<'_>) -> Result<()> {
 pub fn clear_death_signal(directory: impl AsFd) -> Result<()> {
     /// Named by its pid in its namespace.
     const FIRST: &str = "core-1.img";
-    rewrite(directory.as_fd(), FIRST, |content| {
-        let entries = wire::entries(content, CORE)?;
-        let entries = entries.into_iter().map(without_death_signal);
-        let entries = entries.collect::<wire::Result<Vec<_>>>()?;
-        Ok(wire::image(CORE, &entries)?)
-    })
-    .map_err(|e| e.within("cannot change what the first process gets when its parent ends"))
+    rewrite(directory.as_fd(), FIRST, core)
+        .map_err(|e| e.within("cannot change what the first process gets when its parent ends"))
 }
 
 /// Why an image cannot be rewritten.
@@ -121,6 +116,14 @@ impl From<Broken> for Problem {
     fn from(broken: Broken) -> Self {
         Self::Broken(broken.0)
     }
+}
+
+/// The image of a process without that signal.
+pub(super) fn core(content: &[u8]) -> std::result::Result<Vec<u8>, Problem> {
+    let entries = wire::entries(content, CORE)?;
+    let entries = entries.into_iter().map(without_death_signal);
+    let entries = entries.collect::<wire::Result<Vec<_>>>()?;
+    Ok(wire::image(CORE, &entries)?)
 }
 
 /// `core_entry` of CRIU's core.proto.
@@ -138,7 +141,7 @@ fn without_death_signal(core: &[u8]) -> wire::Result<Vec<u8>> {
     })
 }
 
-fn mounts(content: &[u8], ids: Ids<'_>) -> std::result::Result<Vec<u8>, Problem> {
+pub(super) fn mounts(content: &[u8], ids: Ids<'_>) -> std::result::Result<Vec<u8>, Problem> {
     let entries = wire::entries(content, MOUNTS)?;
     let entries = entries.into_iter().map(|entry| mount(entry, ids));
     let entries = entries.collect::<std::result::Result<Vec<_>, _>>()?;
