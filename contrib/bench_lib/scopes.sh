@@ -26,7 +26,7 @@ measure() { # RUNTIME: sets nanoseconds, kib
     local status
     number=$((number + 1))
     sleep 0.01 # the kernel takes namespaces apart in the background
-    # shellcheck disable=SC2086 # words
+    # shellcheck disable=SC2046,SC2086 # words
     read -r nanoseconds kib status < <("$place/stopwatch" $(command -v ${program[$1]%% *}) ${program[$1]#* } run -b "$place/true" "scope-$1-$number" \
         3>&1 >/dev/null 2>"$HOME/bench.err" </dev/null)
     [[ $status == 0 ]] || die "$1 run ended with $status: $(tail -n 1 "$HOME/bench.err")"

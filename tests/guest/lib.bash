@@ -19,6 +19,7 @@ fail() {
     exit 125
 }
 
+# shellcheck disable=SC2034 # tests/guest/session has a use for enable
 guest_arguments() {
     while (($#)); do
         case $1 in

@@ -356,7 +356,7 @@ condition_no-dev-shm() { mount -t tmpfs -o ro,size=4k lockdown /dev/shm; }
 ## The session
 
 # no-xdg: no XDG_RUNTIME_DIR, and nothing in /run/user
-condition_no-xdg() { runtime=unset; }
+condition_no-xdg() { runtime="unset"; }
 
 # xdg-missing: XDG_RUNTIME_DIR names a directory that is not there
 condition_xdg-missing() { runtime=missing; }
