@@ -1,4 +1,4 @@
-//! What the host has no more of when a checkpoint fails: room, files, processes, memory. CRIU says so in its log, if that has room.
+//! What the host has no more of when a checkpoint or a restore fails: room, files, processes, memory. CRIU says so in its log, if that has room.
 #![forbid(unsafe_code)]
 
 use std::os::fd::BorrowedFd;
@@ -138,6 +138,40 @@ pub fn explain(error: Error, images: &Path, criu: Option<(&[u8], BorrowedFd<'_>)
     }
 }
 
+/// As [`explain`], of a restore: CRIU makes files without a name again where they were, beneath `root` or in a mount, and what was in
+/// memory; its log is in `work`.
+pub fn explain_restore(error: Error, log: &[u8], root: &Path, work: &Path) -> Error {
+    let lack = Lack::of_log(log);
+    let is_silent = errors(log).is_empty();
+    let full = match lack {
+        Some(Lack::Room) => [root, work].into_iter().find_map(full),
+        None if is_silent => full(work),
+        _ => None,
+    };
+    match (full, lack) {
+        (Some((path, code, lacking)), _) => error.code(code).hint(format!(
+            "the filesystem of {path:?} {lacking}: make room there; --work-path says where the log goes"
+        )),
+        (None, Some(Lack::Room)) => error.code("LDG-HOME-BYTES").hint(
+            "one of the container's mounts has no room for what was in it: make room there; a tmpfs has what its size= allows",
+        ),
+        (None, Some(Lack::Writing)) => error.hint(
+            "one of the container's mounts is read-only that was not when the checkpoint was made: have it as it was",
+        ),
+        (None, Some(lack)) => lack.explain(error, work),
+        (None, None) => error,
+    }
+}
+
+/// A path, and what its filesystem lacks, if that is full: a log of CRIU's takes some room, too.
+fn full(path: &Path) -> Option<(&Path, &'static str, &'static str)> {
+    let left = rustix::fs::statvfs(path).ok()?;
+    let room = left.f_bavail.saturating_mul(left.f_frsize);
+    let is_full = room < PROBE as u64 || (left.f_files > 0 && left.f_favail == 0);
+    let (code, lacking) = state::lacking(&left);
+    is_full.then_some((path, code, lacking))
+}
+
 fn write_all(file: &rustix::fd::OwnedFd, mut content: &[u8]) -> rustix::io::Result<()> {
     while !content.is_empty() {
         match rustix::io::write(file, content) {
@@ -198,6 +232,29 @@ mod tests {
         assert_eq!(Lack::of_log(own.as_bytes()), None);
         let both = line("x: No space left on device") + &line("y: Too many open files");
         assert_eq!(Lack::of_log(both.as_bytes()), Some(Lack::Files));
+    }
+
+    #[test]
+    fn what_a_restore_lacks_has_a_remedy() {
+        let nowhere = Path::new("/no/such/place");
+        let hints = |said: &str| {
+            let log = format!("(00.020) Error (criu/x.c:1): {said}\n");
+            let error = explain_restore(Error::new("x"), log.as_bytes(), nowhere, nowhere);
+            error.hints()
+        };
+        for (said, remedy) in [
+            ("Can't write: No space left on device", "size= allows"),
+            (
+                "Can't open: Read-only file system",
+                "read-only that was not",
+            ),
+            ("Can't fork: Resource temporarily unavailable", "ulimit -u"),
+            ("mmap: Cannot allocate memory", "memory.max"),
+        ] {
+            let hints = hints(said).unwrap_or_default();
+            assert!(hints.contains(remedy), "{said}: {hints}");
+        }
+        assert_eq!(hints("Can't open: No such file or directory"), None);
     }
 
     #[test]

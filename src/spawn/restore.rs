@@ -17,6 +17,7 @@ use super::{
 use crate::cgroup;
 use crate::checkpoint::criu::{self, Criu};
 use crate::checkpoint::image::{self, Manifest};
+use crate::checkpoint::lack;
 use crate::checkpoint::outside::Outside;
 use crate::checkpoint::preflight::fit;
 use crate::checkpoint::rpc::{CGROUPS_IGNORE, Event, NETWORK_LOCK_SKIP, Opts, Swrk};
@@ -323,7 +324,7 @@ impl Creation<'_> {
                 failed => {
                     // Damaged images are why, whatever CRIU says of them.
                     way.verified()?;
-                    return Err(way.restoring.explain(&failed));
+                    return Err(way.restoring.explain(&failed, &self.plan.root.path));
                 }
             }
         }
@@ -392,7 +393,8 @@ impl Restoring<'_> {
         self.work_path.join(LOG)
     }
 
-    fn explain(&self, event: &Event) -> Error {
+    /// Why CRIU has failed to restore a container whose root is at `root`.
+    fn explain(&self, event: &Event, root: &Path) -> Error {
         let path = self.log_path();
         let log = sys::path::read_regular(&path, LOG_LIMIT).unwrap_or_default();
         let why = criu::last_error(&log);
@@ -410,9 +412,10 @@ impl Restoring<'_> {
         if let Some(short) = fit::too_few_files(&why) {
             return short.hint(format!("full log: {}", path.display()));
         }
-        Error::new("criu failed")
+        let error = Error::new("criu failed")
             .because(crate::error::printable(&why))
-            .hint(format!("full log: {}", path.display()))
+            .hint(format!("full log: {}", path.display()));
+        lack::explain_restore(error, &log, root, self.work_path)
     }
 }
 

@@ -22,7 +22,11 @@ struct Small {
 impl Small {
     /// `options` are those of the tmpfs.
     fn with(options: &str) -> Small {
-        let lab = Lab::with(&["shared", "memfd", "unix"]);
+        Self::of(&["shared", "memfd", "unix"], options)
+    }
+
+    fn of(tasks: &[&str], options: &str) -> Small {
+        let lab = Lab::with(tasks);
         lab.fixture.write_config();
         let disk = lab.word("disk");
         fs::create_dir(&disk).unwrap();
@@ -269,6 +273,50 @@ fn the_state_has_no_room_for_a_restore() {
     fs::remove_file(small.lab.fixture.rootfs().join("answer")).unwrap();
     small.lodger(&[], &["kill", "c", "USR1"]).ok();
     small.lab.first_answer();
+    small.lodger(&[], &["delete", "-f", "c"]).ok();
+}
+
+/// A file that has no name any more is made again where it was.
+#[test]
+fn the_root_has_no_room_for_a_restore() {
+    checkpoints_or_skip!();
+    if !maps_all() {
+        skip!("unshare(1) has no --map-auto, or there are no subordinate ids");
+    }
+    let small = Small::of(&["unlinked"], "size=64m");
+    let images = small.lab.word("disk/ck");
+    small
+        .lodger(&[], &["checkpoint", "--image-path", &images, "c"])
+        .ok();
+    let [root, copy] = ["bundle/rootfs", "disk/root"].map(|name| small.lab.word(name));
+    let mut copying = Command::new("cp");
+    copying.args(["-a", &root, &copy]);
+    spawn(&mut small.inside(&[], &copying), b"").wait().ok();
+    small.mount(&["--bind", &copy, &root]);
+    let work = small.lab.word("work");
+    fs::create_dir(&work).unwrap();
+    small.leave_bytes(0);
+    for (more, place) in [(&["--work-path", &work][..], &root), (&[], &images)] {
+        let args = [
+            &["restore", "-d", "--image-path", &images][..],
+            more,
+            &["c"],
+        ]
+        .concat();
+        let ran = small.lodger(&[], &args).fails(1, "LDG-HOME-BYTES");
+        for word in [&format!("{place:?} has no free space"), "make room there"] {
+            assert!(ran.err.contains(word), "no {word:?} in {ran:#?}");
+        }
+        assert_eq!(small.lodger(&[], &["list", "-q"]).ok(), "");
+    }
+    // The root that there was.
+    let mut unmount = Command::new("umount");
+    spawn(&mut small.inside(&[], unmount.arg(&root)), b"")
+        .wait()
+        .ok();
+    small
+        .lodger(&[], &["restore", "-d", "--image-path", &images, "c"])
+        .ok();
     small.lodger(&[], &["delete", "-f", "c"]).ok();
 }
 
