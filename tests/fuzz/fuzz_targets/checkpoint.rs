@@ -5,6 +5,7 @@
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use lodger::checkpoint::image::{Ids, Manifest, core, manifest, mounts};
+use lodger::error::Result;
 use lodger::plan::IdMapping;
 use lodger_fuzz::{assert_lines_printable, mutate_json};
 use prost::Message;
@@ -98,6 +99,21 @@ fn entries(content: &[u8]) -> Vec<&[u8]> {
     entries
 }
 
+/// The entries of an image, each with what was made of it.
+fn pairs<'a>(old: &'a [u8], new: &'a Result<Vec<u8>>) -> Vec<(&'a [u8], &'a [u8])> {
+    let new = match new {
+        Ok(new) => new,
+        Err(error) => {
+            assert_lines_printable(&error.to_string());
+            return Vec::new();
+        }
+    };
+    assert_eq!(new[..8], old[..8]);
+    let (old, new) = (entries(old), entries(new));
+    assert_eq!(old.len(), new.len());
+    old.into_iter().zip(new).collect()
+}
+
 fn check_mounts(content: &[u8]) {
     let map = MAP.map(|(container_id, host_id, size)| IdMapping {
         container_id,
@@ -108,14 +124,7 @@ fn check_mounts(content: &[u8]) {
         uids: &map,
         gids: &map,
     };
-    let new = match mounts(content, ids) {
-        Ok(new) => new,
-        Err(error) => return assert_lines_printable(&error.to_string()),
-    };
-    assert_eq!(new[..8], content[..8]);
-    let (old, new) = (entries(content), entries(&new));
-    assert_eq!(old.len(), new.len());
-    for (old, new) in old.into_iter().zip(new) {
+    for (old, new) in pairs(content, &mounts(content, ids)) {
         // What prost refuses, CRIU refuses.
         let Ok(mut mount) = Mount::decode(old) else {
             continue;
@@ -147,14 +156,7 @@ fn translated(options: &[u8]) -> Vec<u8> {
 }
 
 fn check_core(content: &[u8]) {
-    let new = match core(content) {
-        Ok(new) => new,
-        Err(error) => return assert_lines_printable(&error.to_string()),
-    };
-    assert_eq!(new[..8], content[..8]);
-    let (old, new) = (entries(content), entries(&new));
-    assert_eq!(old.len(), new.len());
-    for (old, new) in old.into_iter().zip(new) {
+    for (old, new) in pairs(content, &core(content)) {
         let Ok(mut core) = Core::decode(old) else {
             continue;
         };
