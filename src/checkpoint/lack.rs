@@ -64,7 +64,10 @@ impl Lack {
         ];
         let of_line = |line: &str| {
             let found = WORDS.iter().find(|(word, _)| line.contains(word));
-            found.map(|(_, lack)| *lack)
+            let lack = found.map(|(_, lack)| *lack)?;
+            // Somebody else's lock on a file has the same words.
+            let is_new = ["fork", "clone"].iter().any(|call| line.contains(call));
+            (lack != Self::Processes || is_new).then_some(lack)
         };
         let told = errors(log).iter().rev().find_map(|line| of_line(line));
         told.or_else(|| {
@@ -217,6 +220,7 @@ mod tests {
                 Some(Lack::Processes),
             ),
             ("mmap: Cannot allocate memory", Some(Lack::Memory)),
+            ("Can not set flock: Resource temporarily unavailable", None),
             ("Can't open: No such file or directory", None),
         ] {
             let log = line(said) + &line("Dumping FAILED.");
