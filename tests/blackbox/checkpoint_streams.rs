@@ -50,6 +50,12 @@ fn from_shell(lab: &Lab, script: &str, args: &[&str]) -> Running {
     spawn(shell.env("BUNDLE", bundle), b"")
 }
 
+/// As [`from_shell`]; what is written comes through a pipe to the file `name`.
+fn through_a_pipe(lab: &Lab, name: &str, args: &[&str]) -> Running {
+    let script = format!("cd bundle; \"$@\" 2>&1 </dev/null | cat >../{name}");
+    from_shell(lab, &script, args)
+}
+
 /// `restore -d` of the directory `ck` in the bundle, with the streams that the script gives it.
 #[track_caller]
 fn restored(lab: &Lab, streams: &str) {
@@ -89,11 +95,7 @@ fn output_goes_on_in_the_files_that_the_restore_has() {
 fn output_goes_on_in_the_pipe_that_the_restore_has() {
     checkpoints_or_skip!();
     let lab = teller();
-    let first = from_shell(
-        &lab,
-        "cd bundle; \"$@\" 2>&1 </dev/null | cat >../first",
-        &["run", "-d", "c"],
-    );
+    let first = through_a_pipe(&lab, "first", &["run", "-d", "c"]);
     ask(&lab);
     wait_for("the first lines", || {
         (lines(&lab.fixture.path("first")) == "out 1\nerr 1\n").then_some(())
@@ -102,11 +104,8 @@ fn output_goes_on_in_the_pipe_that_the_restore_has() {
     // Nobody has the other end any more.
     first.wait().ok();
     let images = lab.word("ck");
-    let second = from_shell(
-        &lab,
-        "cd bundle; \"$@\" 2>&1 </dev/null | cat >../second",
-        &["restore", "--image-path", &images, "-d", "c"],
-    );
+    let restore = ["restore", "--image-path", &images, "-d", "c"];
+    let second = through_a_pipe(&lab, "second", &restore);
     ask(&lab);
     wait_for("the second lines", || {
         (lines(&lab.fixture.path("second")) == "out 2\nerr 2\n").then_some(())
@@ -121,11 +120,7 @@ fn output_goes_on_in_the_pipe_that_the_restore_has() {
 fn a_stream_may_be_something_else_after_the_restore() {
     checkpoints_or_skip!();
     let lab = teller();
-    let first = from_shell(
-        &lab,
-        "cd bundle; \"$@\" 2>&1 </dev/null | cat >../first",
-        &["run", "-d", "c"],
-    );
+    let first = through_a_pipe(&lab, "first", &["run", "-d", "c"]);
     ask(&lab);
     lab.checkpoint(&[]).ok();
     first.wait().ok();
