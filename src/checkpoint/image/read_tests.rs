@@ -16,6 +16,14 @@ fn with(change: impl FnOnce(&mut Value)) -> Vec<u8> {
     serde_json::to_vec(&manifest).unwrap()
 }
 
+/// What is compared with the bundle's config.json at the restore is what was in it at the checkpoint.
+#[test]
+fn the_config_is_read_back_as_it_was() {
+    let config = json!({"annotations": {}, "x": [1.844_674_404_737_095_4e20, 0.1, 1e-300, u64::MAX, i64::MIN, -0.5]});
+    let content = with(|m| m["config"] = config.clone());
+    assert_eq!(parse(&content, &machine()).unwrap().config, config);
+}
+
 #[test]
 fn only_a_checkpoint_of_this_format_and_machine_is_restored() {
     let machine = machine();
