@@ -3,6 +3,7 @@
 //! The only room with unsafe code and raw system calls. The rooms that work on files by directory fd (`state`, `init`,
 //! `spawn`) call the safe functions of rustix themselves, and report with this room's [`Error`].
 
+pub mod buffer;
 pub mod children;
 mod clone;
 pub mod cred;

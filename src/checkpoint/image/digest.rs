@@ -14,6 +14,7 @@ use super::sum::Sum;
 use super::{File, Manifest, PARENT, is_image_name, parent};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
+use crate::sys::buffer::Buffer;
 use crate::sys::defence::{Defence, is_on};
 
 /// How much is read at a time: small enough for the processor's cache.
@@ -51,7 +52,7 @@ impl Follower {
             .name("digests".to_owned())
             .spawn(move || {
                 let mut followed = Vec::new();
-                let mut buffer = vec![0; PIECE];
+                let mut buffer = Buffer::new(PIECE);
                 loop {
                     let is_new = follow(&own, &mut followed, &mut buffer);
                     let pause = if is_new { Duration::ZERO } else { PAUSE };
@@ -80,7 +81,7 @@ impl Follower {
         if names.len() > MOST {
             return Err(Error::new("CRIU has written too many images"));
         }
-        let mut buffer = vec![0; PIECE];
+        let mut buffer = Buffer::new(PIECE);
         names
             .into_iter()
             .map(|name| {
@@ -222,7 +223,7 @@ pub fn verify_small(directory: BorrowedFd<'_>, manifest: &Manifest) -> Result<()
     if let Some(name) = there.iter().find(|n| !manifest.files.contains_key(*n)) {
         return Err(damaged(&format!("{name:?} is no part of it")));
     }
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = Buffer::new(PIECE);
     for (name, expected) in &manifest.files {
         if !there.contains(name) {
             return Err(damaged(&format!("{name:?} is missing")));
@@ -249,7 +250,7 @@ pub fn verify_large(directory: BorrowedFd<'_>, manifest: &Manifest) -> Result<()
         return Ok(());
     }
     let directory = again(directory)?;
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = Buffer::new(PIECE);
     let large = manifest.files.iter().filter(|(_, file)| file.size > SMALL);
     for (name, expected) in large {
         let (file, _) = open_image(&directory, name)?;
