@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::MemfdFlags;
 
 use super::task::Container;
+use crate::sys::buffer::Buffer;
 use crate::sys::segment::Segment;
 use crate::sys::{self, memory, process, remote};
 
@@ -121,7 +122,7 @@ fn copy_resident(segment: &Segment, file: &OwnedFd, size: u64) -> Result<u64, i3
 
 fn copy_piece(segment: &Segment, file: &OwnedFd, at: u64, length: u64) -> Result<(), i32> {
     let own = process::own_pid();
-    let mut buffer = vec![0; usize::try_from(length).map_or(PIECE, |length| length.min(PIECE))];
+    let mut buffer = Buffer::new(usize::try_from(length).map_or(PIECE, |length| length.min(PIECE)));
     let mut done = 0;
     while done < length {
         let size = usize::try_from(length - done).map_or(PIECE, |left| left.min(PIECE));

@@ -17,6 +17,7 @@ use super::settle::Settling;
 use super::trouble::{Tried, Trouble};
 use crate::image::merged::{Found, is_whiteout, stat_of};
 use crate::sys;
+use crate::sys::buffer::Buffer;
 
 impl Settling<'_> {
     /// Makes the hard links whose target is below.
@@ -98,7 +99,7 @@ fn content(from: &OwnedFd, to: &OwnedFd, size: u64) -> sys::Result<()> {
     const PIECE: usize = 128 << 10;
     rustix::fs::ftruncate(to, size)
         .map_err(|e| sys::Error::new("ftruncate", format!("fd, {size}"), e))?;
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = Buffer::new(PIECE);
     let mut at = 0;
     while at < size {
         let begin = match rustix::fs::seek(from, SeekFrom::Data(at)) {
